@@ -1,0 +1,491 @@
+"""The meter's shell: llm.invocation -> cumulative facts and marks in slm.metrics.
+
+All that decides is in meter_protocol.py and pane_fold.py; here are the clients. One transaction
+holds facts, marks, late events and the group's offsets, so a stale owner is refused by the broker.
+"""
+
+import logging
+import signal
+import time
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+from confluent_kafka import (
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
+
+from processors.meter_protocol import Flush, Meter
+from processors.pane_fold import Columns, Late, Stretch
+from schemas import ClockTick, LateEvent, MeterMark, PaneFact, Recorded
+from schemas.values import OUTCOMES, canonical_mode, canonical_role, derived_id
+from streams import kafka
+from streams.batch import InvocationBatch, decode_invocations
+from streams.codec import Tombstone, decode, encode, tick_ms
+from streams.errors import LogDamaged, Unreachable
+from streams.registry import Catalogue, Registry
+from streams.settings import Settings
+from streams.status import StatusFile
+from streams.topics import LATE_EVENTS, LLM_INVOCATION, SLM_METRICS
+
+pc: Any = pyarrow.compute  # its stubs refuse plain scalars
+log = logging.getLogger("roster.meter")
+
+GENERATION: Final = 1
+"""A changed fold, or a re-created topic, is the next generation, computed beside the old one."""
+GROUP: Final = f"roster-meter-g{GENERATION}"
+FLUSH_S: Final = 0.2
+TICK_AFTER_S: Final = 5.0
+SESSION_MS: Final = 10_000
+TRANSACTION_MS: Final = 10_000
+"""A dead owner's open transaction hides what follows it for at most this long."""
+
+
+class MeterShell:
+    """One process of the group. instance: stable name; two live processes must not share it."""
+
+    def __init__(self, settings: Settings, instance: str) -> None:
+        bootstrap = settings.need_kafka()
+        self._registry = Registry(settings.need_registry())
+        self._catalogue = Catalogue(self._registry, (LLM_INVOCATION, SLM_METRICS, LATE_EVENTS))
+        self._follower = kafka.consumer(bootstrap, f"{GROUP}-follower")
+        metrics = kafka.partitions(self._follower, SLM_METRICS.name)
+        source = kafka.partitions(self._follower, LLM_INVOCATION.name)
+        self._follower.assign([TopicPartition(SLM_METRICS.name, p, 0) for p in metrics])
+        self._followed = dict.fromkeys(metrics, 0)
+        self._meter = Meter(
+            LLM_INVOCATION.name, len(source), len(metrics), GENERATION, f"meter-{instance}"
+        )
+        self._consumer = kafka.consumer(
+            bootstrap,
+            GROUP,
+            **{
+                "group.instance.id": f"meter-{instance}",
+                "session.timeout.ms": SESSION_MS,
+                "heartbeat.interval.ms": 2_000,
+                "partition.assignment.strategy": "range",
+            },
+        )
+        self._producer = kafka.producer(
+            bootstrap,
+            **{
+                "transactional.id": f"{GROUP}-{instance}",
+                "transaction.timeout.ms": TRANSACTION_MS,
+                "message.timeout.ms": TRANSACTION_MS - 1_000,
+            },
+        )
+        self._ticker = kafka.producer(bootstrap)
+        self._status = StatusFile(settings.data, f"meter-{instance}")
+        self._waiting: list[int] = []  # assigned, not yet folding
+        self._ends: dict[int, int] = {}  # of slm.metrics, since the assignment
+        self._metadata: Any = None
+        self._moved: dict[int, tuple[int | None, float]] = {}  # watermark, and since when
+        self._in = self._out = 0
+
+    # --- group membership
+
+    def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        """Metadata is captured here and never later: a transaction of a former life must carry
+        the old generation, by which the broker refuses it."""
+        consumer.assign([])  # nothing is read before marks and offsets agree
+        self._metadata = consumer.consumer_group_metadata()
+        self._wait_for([tp.partition for tp in partitions])
+
+    def _wait_for(self, partitions: list[int]) -> None:
+        self._waiting = sorted(partitions)
+        self._ends = {}
+
+    def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._meter.reset()
+        self._waiting = []
+        self._moved.clear()
+        consumer.unassign()
+
+    def _settle(self) -> None:
+        """Starts folding once every partition's mark and committed offset agree."""
+        if not self._waiting:
+            return
+        if not self._ends:
+            self._ends = kafka.end_offsets(self._follower, SLM_METRICS.name)
+        self._follow()
+        if any(self._followed[p] < end for p, end in self._ends.items()):
+            return
+        wanted = [TopicPartition(LLM_INVOCATION.name, p) for p in self._waiting]
+        try:
+            found = self._consumer.committed(wanted, timeout=5)
+        except KafkaException as error:
+            if _passing(error.args[0]):
+                return  # a transaction is under way: its outcome is not known yet
+            raise
+        starts = []
+        for tp in found:
+            committed = tp.offset if tp.error is None and tp.offset >= 0 else None
+            if tp.error is not None:
+                return
+            start = self._meter.assign(tp.partition, committed)
+            if start is None:
+                self._meter.reset()
+                self._ends = {}
+                return
+            starts.append(TopicPartition(LLM_INVOCATION.name, tp.partition, start))
+        log.info(
+            "folding %s", ", ".join(f"{tp.partition} from {tp.offset}" for tp in starts) or "none"
+        )
+        self._waiting = []
+        now = time.monotonic()
+        self._moved = {p: (fold.watermark_ms, now) for p, fold in self._meter.folds.items()}
+        self._consumer.assign(starts)
+
+    # --- reading
+
+    def _follow(self) -> None:
+        """Takes the committed records of slm.metrics, other owners' among them."""
+        while True:
+            messages = self._follower.consume(5_000, timeout=0)
+            for message in messages:
+                kafka.check(message)
+                self._observe(message)
+            if len(messages) < 5_000:
+                break
+        for tp in self._follower.position(self._follower.assignment()):
+            # The position passes markers of transactions, which are no records.
+            self._followed[tp.partition] = max(tp.offset, self._followed[tp.partition])
+
+    def _observe(self, message: Message) -> None:
+        key = message.key()
+        assert isinstance(key, bytes)
+        partition = message.partition() or 0
+        if key.startswith(b"mark"):
+            outcome = decode(self._catalogue, message)
+            if isinstance(outcome, Recorded) and isinstance(outcome.event, MeterMark):
+                self._meter.observe(partition, key, outcome.event)
+            elif not isinstance(outcome, Tombstone):
+                raise LogDamaged(f"slm.metrics[{partition}] at {message.offset()}: no mark")
+        elif message.value() is None:
+            self._meter.observe(partition, key, None)
+        else:
+            self._meter.observe(partition, key, PRESENT)
+
+    def _fold(self, messages: Sequence[Message]) -> None:
+        folds = self._meter.folds
+        ours = [
+            m
+            for m in map(kafka.check, messages)
+            if m.partition() in folds and (m.offset() or 0) >= folds[m.partition() or 0].position
+        ]
+        if not ours:
+            return
+        self._in += len(ours)
+        batch = decode_invocations(self._catalogue, ours)
+        for partition, stretch in stretches(batch).items():
+            self._meter.fold(partition, stretch)
+
+    # --- writing
+
+    def _flush(self) -> None:
+        flush = self._meter.flush()
+        if flush is None:
+            return
+        try:
+            self._commit(flush)
+        except KafkaException as error:
+            self._abort(error.args[0])
+            return
+        self._meter.committed(flush)
+        self._out += len(flush.records)
+
+    def _commit(self, flush: Flush) -> None:
+        failed: list[KafkaError] = []
+
+        def report(error: KafkaError | None, _: Message) -> None:
+            if error is not None:
+                failed.append(error)
+
+        def send(topic: str, key: bytes, value: bytes | None, partition: int) -> None:
+            while True:
+                try:
+                    self._producer.produce(
+                        topic, value=value, key=key, partition=partition, on_delivery=report
+                    )
+                    return
+                except BufferError:
+                    self._producer.poll(0.05)
+
+        self._producer.begin_transaction()
+        for source, late in flush.late:
+            event = late_event(self._meter, source, late)
+            datum = encode(self._catalogue, LATE_EVENTS, event)
+            send(LATE_EVENTS.name, event.event_id.encode(), datum, 0)
+        for out in flush.records:
+            value = None if out.value is None else encode(self._catalogue, SLM_METRICS, out.value)
+            send(SLM_METRICS.name, out.key, value, out.partition)
+        left = self._producer.flush(TRANSACTION_MS / 1000)
+        if failed or left:
+            raise KafkaException(failed[0] if failed else KafkaError(KafkaError._MSG_TIMED_OUT))
+        offsets = [
+            TopicPartition(LLM_INVOCATION.name, p, offset) for p, offset in flush.offsets.items()
+        ]
+        self._producer.send_offsets_to_transaction(offsets, self._metadata, 10)
+        self._producer.commit_transaction(10)
+
+    def _abort(self, error: KafkaError) -> None:
+        """Ends the transaction and starts again from the last committed marks.
+
+        Raises the error if this producer is done for; a fresh process takes over then.
+        """
+        log.warning("transaction given up: %s", error.str())
+        if error.fatal():
+            raise KafkaException(error)
+        self._producer.abort_transaction(10)
+        partitions = list(self._meter.folds)
+        self._meter.reset()
+        self._consumer.assign([])
+        self._wait_for(partitions)
+
+    def _tick(self) -> None:
+        """Moves time on in partitions of ours that are read to their end and have been silent."""
+        base = self._meter.tick_base()
+        now = time.monotonic()
+        for partition, fold in self._meter.folds.items():
+            watermark, since = self._moved.get(partition, (None, now))
+            if fold.watermark_ms != watermark or partition not in self._moved:
+                self._moved[partition] = (fold.watermark_ms, now)
+                continue
+            if base is None or now - since < TICK_AFTER_S or not fold.caught_up:
+                continue
+            tp = TopicPartition(LLM_INVOCATION.name, partition)
+            _, end = self._consumer.get_watermark_offsets(tp, timeout=5)
+            if fold.position < end:
+                continue
+            tick = ClockTick(
+                event_id=derived_id("clock.tick", LLM_INVOCATION.name, partition, end),
+                occurred_at_ms=base[0],
+                source=self._meter.owner,
+                base_occurred_at_ms=base[0],
+                base_append_ms=base[1],
+            )
+            self._ticker.produce(
+                LLM_INVOCATION.name,
+                value=encode(self._catalogue, LLM_INVOCATION, tick),
+                key=b"clock",
+                partition=partition,
+            )
+            self._moved[partition] = (watermark, now)
+        self._ticker.poll(0)
+
+    # --- life
+
+    def _report(self, *, force: bool = False) -> None:
+        marks = self._meter.marks.values()
+        names = ("consumed", "applied", "duplicate", "late", "dead_lettered", "conflict", "control")
+        lag = 0
+        for partition, fold in self._meter.folds.items():
+            tp = TopicPartition(LLM_INVOCATION.name, partition)
+            try:
+                _, end = self._consumer.get_watermark_offsets(tp, cached=True)
+            except KafkaException:
+                end = -1
+            lag += max(0, end - fold.position)
+        self._status.write(
+            records_in=self._in,
+            records_out=self._out,
+            lag=lag,
+            note="waiting for partitions" if not self._meter.folds else "",
+            law={name: sum(getattr(m, name) for m in marks) for name in names},
+            force=force,
+        )
+
+    def run(self, stopped: Callable[[], bool]) -> None:
+        """Works until stopped. What is not committed then, the next start folds again."""
+        self._producer.init_transactions(30)
+        self._consumer.subscribe(
+            [LLM_INVOCATION.name],
+            on_assign=self._assigned,
+            on_revoke=self._revoked,
+            on_lost=self._revoked,
+        )
+        flushed = time.monotonic()
+        while not stopped():
+            wait = max(0.0, flushed + FLUSH_S - time.monotonic())
+            messages = kafka.drain(self._consumer, 0.05 if self._waiting else wait)
+            self._fold(messages)
+            if time.monotonic() - flushed >= FLUSH_S:
+                self._follow()
+                self._flush()
+                flushed = time.monotonic()
+                self._tick()
+                self._report()
+            self._settle()
+        self._flush()
+        self._report(force=True)
+
+    def close(self) -> None:
+        """Closes the clients."""
+        self._ticker.flush(5)
+        self._consumer.close()
+        self._follower.close()
+        self._registry.close()
+
+
+PRESENT: Final = PaneFact.model_construct()
+"""Stands for the value of a fact of which only the key is wanted."""
+
+
+def _passing(error: KafkaError) -> bool:
+    """Whether an error is one that waiting mends."""
+    return bool(error.retriable()) or error.code() in (
+        KafkaError.UNSTABLE_OFFSET_COMMIT,
+        KafkaError._TIMED_OUT,
+        KafkaError._WAIT_COORD,
+        KafkaError.REBALANCE_IN_PROGRESS,
+    )
+
+
+def late_event(meter: Meter, source: int, late: Late) -> LateEvent:
+    """The event that says an invocation missed its pane; made again it is the same."""
+    return LateEvent(
+        event_id=derived_id("late.event", meter.source, source, late.offset, meter.generation),
+        occurred_at_ms=late.append_ms,
+        source="roster-meter",
+        late_event_id=late.event_id,
+        origin_topic=meter.source,
+        origin_partition=source,
+        origin_offset=late.offset,
+        pane_start_ms=late.pane_ms,
+        watermark_ms=late.watermark_ms,
+        generation=meter.generation,
+    )
+
+
+def stretches(batch: InvocationBatch) -> dict[int, Stretch]:
+    """A decoded batch as one stretch per partition."""
+    table = batch.table
+    columns = whole(table, batch.bodies)
+    partitions = table.column("partition").to_numpy()
+    order = np.argsort(partitions, kind="stable")
+    result = {}
+    for partition, up_to in batch.passed.items():
+        rows = order[
+            np.searchsorted(partitions[order], partition) : np.searchsorted(
+                partitions[order], partition, side="right"
+            )
+        ]
+        result[partition] = Stretch(
+            columns=take(columns, rows),
+            ticks=[
+                (t.at.offset, tick_ms(t.event, t.at.append_ms))
+                for t in batch.ticks
+                if t.at.partition == partition
+            ],
+            dead=[b.at.offset for b in batch.bad if b.at.partition == partition],
+            up_to_offset=up_to,
+        )
+    return result
+
+
+def take(columns: Columns, rows: np.ndarray[Any, np.dtype[np.int64]]) -> Columns:
+    """These rows of the columns, in this order."""
+    chosen = rows.tolist()
+    return Columns(
+        offset=columns.offset[rows],
+        occurred_at_ms=columns.occurred_at_ms[rows],
+        append_ms=columns.append_ms[rows],
+        identity=[columns.identity[i] for i in chosen],
+        event_id=[columns.event_id[i] for i in chosen],
+        body=[columns.body[i] for i in chosen],
+        who=columns.who[rows],
+        groups=columns.groups,
+        outcome=columns.outcome[rows],
+        units=columns.units[rows],
+        latency_us=columns.latency_us[rows],
+        reported={
+            new: columns.reported[old] for new, old in enumerate(chosen) if old in columns.reported
+        }
+        if columns.reported
+        else {},
+    )
+
+
+def whole(table: pa.Table, bodies: Sequence[bytes]) -> Columns:
+    """Columns of a whole Arrow table; partitions are not told apart."""
+    codes: np.ndarray[Any, np.dtype[np.int64]] = np.zeros(len(table), np.int64)
+    levels: list[list[str]] = []
+    for name, canonical in (
+        ("role", canonical_role),
+        ("mode", canonical_mode),
+        ("provider", str),
+        ("model", str),
+    ):
+        coded = pc.dictionary_encode(pc.fill_null(table.column(name), "")).combine_chunks()
+        levels.append([canonical(value) for value in coded.dictionary.to_pylist()])
+        index = coded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+        codes = codes * max(1, len(levels[-1])) + index
+    distinct, who = np.unique(codes, return_inverse=True)
+    groups = []
+    for code in distinct.tolist():
+        parts = []
+        rest = code
+        for level in reversed(levels):
+            rest, index = divmod(rest, max(1, len(level)))
+            parts.append(level[index])
+        groups.append((parts[3], parts[2], parts[1], parts[0]))
+    outcomes = pc.dictionary_encode(table.column("outcome")).combine_chunks()
+    known = np.array([OUTCOMES.index(o) for o in outcomes.dictionary.to_pylist()], np.int64)
+    reported: Any = table.column("reported_cost_picousd")
+    identity: Any = pc.binary_join_element_wise(
+        table.column("tenant"), table.column("source"), table.column("event_id"), "\x00"
+    )
+    ids: Any = table.column("event_id")
+    there = np.flatnonzero(pc.is_valid(reported).to_numpy())
+    return Columns(
+        offset=table.column("offset").to_numpy(),
+        occurred_at_ms=table.column("occurred_at_ms").to_numpy(),
+        append_ms=table.column("append_ms").to_numpy(),
+        identity=identity.to_pylist(),
+        event_id=ids.to_pylist(),
+        body=bodies,
+        who=who.astype(np.int64),
+        groups=groups,
+        outcome=known[outcomes.indices.to_numpy(zero_copy_only=False)]
+        if len(table)
+        else np.empty(0, np.int64),
+        units=np.stack(
+            [
+                table.column(name).to_numpy()
+                for name in ("input_tokens", "cached_tokens", "output_tokens")
+            ],
+            axis=1,
+        ),
+        latency_us=table.column("latency_us").to_numpy(),
+        reported=dict(zip(there.tolist(), reported.take(there).to_pylist(), strict=True)),
+    )
+
+
+def run(settings: Settings, *, instance: str) -> int:
+    """Runs a meter in the foreground until SIGTERM or SIGINT; returns the exit status.
+
+    Raises BadConfiguration and Unreachable as the clients do.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    stopping: list[int] = []
+
+    def stop(number: int, _: FrameType | None) -> None:
+        stopping.append(number)
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    shell = MeterShell(settings, instance)
+    try:
+        shell.run(lambda: bool(stopping))
+    except KafkaException as error:
+        raise Unreachable(f"meter {instance}: {error.args[0].str()}") from None
+    finally:
+        shell.close()
+    return 0

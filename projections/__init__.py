@@ -1,0 +1,1 @@
+"""Files for people: what the log says, as rows in DuckDB."""

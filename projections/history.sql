@@ -1,0 +1,333 @@
+-- The log of every topic but llm.invocation and the budgets', one row per record, as it was said.
+-- Repeats are filed where a fold might take them (verdict), elsewhere the first of an id counts.
+
+CREATE TABLE IF NOT EXISTS fallbacks (
+    src_partition   INTEGER NOT NULL,
+    src_offset      BIGINT NOT NULL,
+    append_ms       BIGINT NOT NULL,
+    event_id        VARCHAR NOT NULL,
+    occurred_at_ms  BIGINT NOT NULL,
+    source          VARCHAR NOT NULL,
+    tenant          VARCHAR,
+    persona         VARCHAR,
+    mode            VARCHAR,           -- canonical; NULL: none was given
+    trace_id        VARCHAR,
+    budget_trace_id VARCHAR,
+    body_hash       UUID NOT NULL,     -- xxh3_128 of the record's value
+    role             VARCHAR NOT NULL,  -- canonical
+    from_model       VARCHAR NOT NULL,
+    to_model         VARCHAR NOT NULL,
+    reason           VARCHAR NOT NULL,
+    chain            VARCHAR[] NOT NULL,
+    attempt          INTEGER NOT NULL,
+    added_latency_us BIGINT NOT NULL,
+    added_cost_picousd BIGINT,
+    request_id       VARCHAR,
+    invocation_id    VARCHAR
+);
+
+CREATE TABLE IF NOT EXISTS profile_changes (
+    src_partition   INTEGER NOT NULL,
+    src_offset      BIGINT NOT NULL,
+    append_ms       BIGINT NOT NULL,
+    verdict         VARCHAR NOT NULL,  -- applied; duplicate, conflict: the id was there before
+    event_id        VARCHAR NOT NULL,
+    occurred_at_ms  BIGINT NOT NULL,
+    source          VARCHAR NOT NULL,
+    tenant          VARCHAR,
+    persona         VARCHAR,
+    mode            VARCHAR,           -- canonical; NULL: none was given
+    trace_id        VARCHAR,
+    budget_trace_id VARCHAR,
+    body_hash       UUID NOT NULL,     -- xxh3_128 of the record's value
+    profile_key      VARCHAR NOT NULL,  -- scope/role/mode as sent
+    scope            VARCHAR NOT NULL,
+    role             VARCHAR NOT NULL,
+    deployment_mode  VARCHAR NOT NULL,
+    action           VARCHAR NOT NULL,
+    model            VARCHAR NOT NULL,
+    fallbacks        VARCHAR[] NOT NULL,
+    base_url         VARCHAR NOT NULL,
+    temperature      DOUBLE NOT NULL,
+    max_tokens       BIGINT,
+    extra            VARCHAR NOT NULL,
+    credential_ref   VARCHAR,
+    actor            VARCHAR NOT NULL,
+    reason           VARCHAR,
+    expected_version BIGINT
+);
+
+CREATE TABLE IF NOT EXISTS profile_rejections (
+    src_partition   INTEGER NOT NULL,
+    src_offset      BIGINT NOT NULL,
+    append_ms       BIGINT NOT NULL,
+    event_id        VARCHAR NOT NULL,
+    occurred_at_ms  BIGINT NOT NULL,
+    source          VARCHAR NOT NULL,
+    tenant          VARCHAR,
+    persona         VARCHAR,
+    mode            VARCHAR,           -- canonical; NULL: none was given
+    trace_id        VARCHAR,
+    budget_trace_id VARCHAR,
+    body_hash       UUID NOT NULL,     -- xxh3_128 of the record's value
+    scope             VARCHAR NOT NULL,
+    role              VARCHAR NOT NULL,
+    deployment_mode   VARCHAR NOT NULL,
+    rejected_event_id VARCHAR NOT NULL,
+    kind              VARCHAR NOT NULL,
+    field             VARCHAR,
+    value             VARCHAR,
+    allowed           VARCHAR,
+    expected_version  BIGINT,
+    actual_version    BIGINT NOT NULL,
+    actor             VARCHAR NOT NULL,
+    cause_topic       VARCHAR NOT NULL,
+    cause_partition   INTEGER NOT NULL,
+    cause_offset      BIGINT NOT NULL
+);
+
+CREATE TABLE IF NOT EXISTS mode_changes (
+    src_partition   INTEGER NOT NULL,
+    src_offset      BIGINT NOT NULL,
+    append_ms       BIGINT NOT NULL,
+    verdict         VARCHAR NOT NULL,  -- applied; duplicate, conflict: the id was there before
+    event_id        VARCHAR NOT NULL,
+    occurred_at_ms  BIGINT NOT NULL,
+    source          VARCHAR NOT NULL,
+    tenant          VARCHAR,
+    persona         VARCHAR,
+    mode            VARCHAR,           -- canonical; NULL: none was given
+    trace_id        VARCHAR,
+    budget_trace_id VARCHAR,
+    body_hash       UUID NOT NULL,     -- xxh3_128 of the record's value
+    deployment VARCHAR NOT NULL,
+    to_mode    VARCHAR NOT NULL,       -- canonical
+    actor      VARCHAR NOT NULL,
+    reason     VARCHAR
+);
+
+CREATE TABLE IF NOT EXISTS policies (
+    src_partition   INTEGER NOT NULL,
+    src_offset      BIGINT NOT NULL,
+    append_ms       BIGINT NOT NULL,
+    verdict         VARCHAR NOT NULL,  -- applied; duplicate, conflict: the id was there before
+    event_id        VARCHAR NOT NULL,
+    occurred_at_ms  BIGINT NOT NULL,
+    source          VARCHAR NOT NULL,
+    tenant          VARCHAR,
+    persona         VARCHAR,
+    mode            VARCHAR,           -- canonical; NULL: none was given
+    trace_id        VARCHAR,
+    budget_trace_id VARCHAR,
+    body_hash       UUID NOT NULL,     -- xxh3_128 of the record's value
+    role                   VARCHAR NOT NULL,  -- canonical
+    deployment_mode        VARCHAR NOT NULL,  -- canonical
+    weight_quality         INTEGER NOT NULL,
+    weight_cost            INTEGER NOT NULL,
+    weight_latency         INTEGER NOT NULL,
+    weight_reliability     INTEGER NOT NULL,
+    cost_unit              VARCHAR NOT NULL,
+    reference_cost_picousd BIGINT NOT NULL,
+    reference_latency_us   BIGINT NOT NULL,
+    latency_percentile     INTEGER NOT NULL,
+    max_ratio_percent      INTEGER NOT NULL,
+    prior_quality          INTEGER NOT NULL,
+    prior_reliability      INTEGER NOT NULL,
+    prior_strength         INTEGER NOT NULL,
+    min_quality            INTEGER NOT NULL,
+    min_reliability        INTEGER NOT NULL,
+    min_samples            BIGINT NOT NULL,
+    min_trials             BIGINT NOT NULL,
+    emit_epsilon_e9        BIGINT NOT NULL,
+    emit_min_interval_ms   BIGINT NOT NULL,
+    heartbeat_ms           BIGINT NOT NULL,
+    evidence_modes         VARCHAR[] NOT NULL,
+    actor                  VARCHAR NOT NULL
+);
+
+CREATE TABLE IF NOT EXISTS rate_cards (
+    src_partition   INTEGER NOT NULL,
+    src_offset      BIGINT NOT NULL,
+    append_ms       BIGINT NOT NULL,
+    verdict         VARCHAR NOT NULL,  -- applied; duplicate, conflict: the id was there before
+    event_id        VARCHAR NOT NULL,
+    occurred_at_ms  BIGINT NOT NULL,
+    source          VARCHAR NOT NULL,
+    tenant          VARCHAR,
+    persona         VARCHAR,
+    mode            VARCHAR,           -- canonical; NULL: none was given
+    trace_id        VARCHAR,
+    budget_trace_id VARCHAR,
+    body_hash       UUID NOT NULL,     -- xxh3_128 of the record's value
+    provider                  VARCHAR NOT NULL,
+    model                     VARCHAR NOT NULL,
+    unit                      VARCHAR NOT NULL,
+    price_picousd_per_million BIGINT NOT NULL,
+    currency                  VARCHAR NOT NULL,
+    valid_from_ms             BIGINT NOT NULL,
+    valid_to_ms               BIGINT,
+    version                   BIGINT NOT NULL,
+    origin                    VARCHAR
+);
+
+CREATE TABLE IF NOT EXISTS rankings (
+    src_partition   INTEGER NOT NULL,
+    src_offset      BIGINT NOT NULL,
+    append_ms       BIGINT NOT NULL,
+    event_id        VARCHAR NOT NULL,
+    occurred_at_ms  BIGINT NOT NULL,
+    source          VARCHAR NOT NULL,
+    tenant          VARCHAR,
+    persona         VARCHAR,
+    mode            VARCHAR,           -- canonical; NULL: none was given
+    trace_id        VARCHAR,
+    budget_trace_id VARCHAR,
+    body_hash       UUID NOT NULL,     -- xxh3_128 of the record's value
+    role            VARCHAR NOT NULL,
+    deployment_mode VARCHAR NOT NULL,
+    status          VARCHAR NOT NULL,
+    as_of_ms        BIGINT NOT NULL,
+    window_start_ms BIGINT NOT NULL,
+    window_end_ms   BIGINT NOT NULL,
+    revision        BIGINT NOT NULL,
+    generation      BIGINT NOT NULL,
+    policy_event_id VARCHAR NOT NULL,
+    policy_version  BIGINT NOT NULL,
+    marks           JSON NOT NULL,
+    inputs          JSON NOT NULL
+);
+
+-- One row per model of a ranking; (src_partition, src_offset) is that of the ranking.
+CREATE TABLE IF NOT EXISTS ranking_entries (
+    src_partition              INTEGER NOT NULL,
+    src_offset                 BIGINT NOT NULL,
+    event_id                   VARCHAR NOT NULL,
+    role                       VARCHAR NOT NULL,
+    deployment_mode            VARCHAR NOT NULL,
+    ranking_status             VARCHAR NOT NULL,
+    as_of_ms                   BIGINT NOT NULL,
+    position                   INTEGER NOT NULL,  -- in the ranking, from 0
+    provider                   VARCHAR NOT NULL,
+    model                      VARCHAR NOT NULL,
+    status                     VARCHAR NOT NULL,
+    reason                     VARCHAR,
+    rank                       INTEGER,
+    score                      DOUBLE,
+    score_se                   DOUBLE,
+    score_raw                  DOUBLE,
+    invocations                BIGINT NOT NULL,
+    complete                   BIGINT NOT NULL,
+    trials                     BIGINT NOT NULL,
+    hits                       BIGINT NOT NULL,
+    rate_limited               BIGINT NOT NULL,
+    latency_us                 DOUBLE,
+    latency_low_us             DOUBLE,
+    latency_high_us            DOUBLE,
+    cost_picousd_per_request   DOUBLE,
+    cost_picousd_per_1k_tokens DOUBLE,
+    reliability                DOUBLE,
+    quality                    DOUBLE,
+    prior_only                 BOOLEAN NOT NULL,
+    flags                      VARCHAR[] NOT NULL,
+    terms                      JSON NOT NULL
+);
+
+CREATE TABLE IF NOT EXISTS late_events (
+    src_partition   INTEGER NOT NULL,
+    src_offset      BIGINT NOT NULL,
+    append_ms       BIGINT NOT NULL,
+    event_id        VARCHAR NOT NULL,
+    occurred_at_ms  BIGINT NOT NULL,
+    source          VARCHAR NOT NULL,
+    tenant          VARCHAR,
+    persona         VARCHAR,
+    mode            VARCHAR,           -- canonical; NULL: none was given
+    trace_id        VARCHAR,
+    budget_trace_id VARCHAR,
+    body_hash       UUID NOT NULL,     -- xxh3_128 of the record's value
+    late_event_id    VARCHAR NOT NULL,
+    origin_topic     VARCHAR NOT NULL,
+    origin_partition INTEGER NOT NULL,
+    origin_offset    BIGINT NOT NULL,
+    pane_start_ms    BIGINT NOT NULL,
+    watermark_ms     BIGINT NOT NULL,
+    generation       BIGINT NOT NULL
+);
+
+CREATE TABLE IF NOT EXISTS dead_letters (
+    src_partition   INTEGER NOT NULL,
+    src_offset      BIGINT NOT NULL,
+    append_ms       BIGINT NOT NULL,
+    event_id        VARCHAR NOT NULL,
+    occurred_at_ms  BIGINT NOT NULL,
+    source          VARCHAR NOT NULL,
+    tenant          VARCHAR,
+    persona         VARCHAR,
+    mode            VARCHAR,           -- canonical; NULL: none was given
+    trace_id        VARCHAR,
+    budget_trace_id VARCHAR,
+    body_hash       UUID NOT NULL,     -- xxh3_128 of the record's value
+    origin_topic     VARCHAR NOT NULL,
+    origin_partition INTEGER NOT NULL,
+    origin_offset    BIGINT NOT NULL,
+    origin_append_ms BIGINT NOT NULL,
+    reason           VARCHAR NOT NULL,
+    detail           VARCHAR NOT NULL,
+    schema_id        BIGINT,
+    record_key       BLOB,
+    value            BLOB,
+    value_sha256     VARCHAR,
+    value_length     BIGINT,
+    headers          JSON NOT NULL      -- values in base64
+);
+
+-- Invocations that missed their pane: the ledger charges them, rankings leave them out (M10).
+CREATE OR REPLACE VIEW late_hourly AS
+SELECT i.tenant, i.occurred_at_ms // 3600000 * 3600000 AS hour_ms, i.role, i.mode, i.provider,
+       i.model, count(*) AS late_n
+FROM late_events l
+JOIN invocations i ON i.src_partition = l.origin_partition AND i.src_offset = l.origin_offset
+WHERE l.origin_topic = 'llm.invocation'
+GROUP BY ALL;
+
+-- The newest final ranking of every role and mode: of its newest time the highest revision.
+CREATE OR REPLACE VIEW final_rankings AS
+SELECT * FROM rankings WHERE status = 'FINAL'
+QUALIFY row_number() OVER (
+    PARTITION BY role, deployment_mode ORDER BY as_of_ms DESC, revision DESC, src_offset
+) = 1;
+
+-- What a person watching wants to hear of, whatever topic it came from.
+CREATE OR REPLACE VIEW notable AS
+SELECT append_ms, occurred_at_ms, 'mode' AS kind, deployment AS subject,
+       'switched to ' || to_mode || ' by ' || actor AS what,
+       'mode.changed' AS topic, src_partition, src_offset
+FROM mode_changes
+UNION ALL BY NAME
+SELECT append_ms, occurred_at_ms, 'profile' AS kind, profile_key AS subject,
+       CASE action WHEN 'DELETE' THEN 'deleted' ELSE 'set to ' || model END || ' by ' || actor
+           AS what,
+       'model.profile.updated' AS topic, src_partition, src_offset
+FROM profile_changes
+UNION ALL BY NAME
+SELECT append_ms, occurred_at_ms, 'rejection' AS kind,
+       scope || '/' || role || '/' || deployment_mode AS subject,
+       CASE kind
+           WHEN 'CONFLICT' THEN 'change of ' || actor || ' refused: it expected version '
+               || coalesce(expected_version::VARCHAR, '?') || ', there is ' || actual_version
+           ELSE 'change of ' || actor || ' refused: ' || coalesce(field, 'record') || ' is '
+               || coalesce(value, 'missing') || '; allowed: ' || coalesce(allowed, '?')
+       END AS what,
+       'model.profile.rejected' AS topic, src_partition, src_offset
+FROM profile_rejections
+UNION ALL BY NAME
+SELECT append_ms, occurred_at_ms, 'policy' AS kind, role || '/' || deployment_mode AS subject,
+       'weights ' || weight_quality || '/' || weight_cost || '/' || weight_latency || '/'
+           || weight_reliability || ' by ' || actor AS what,
+       'scoring.policy.updated' AS topic, src_partition, src_offset
+FROM policies
+UNION ALL BY NAME
+SELECT append_ms, occurred_at_ms, 'threshold' AS kind, tenant || '/' || budget AS subject,
+       threshold_percent || ' % of the budget is spent' AS what,
+       'budget.threshold.crossed' AS topic, src_partition, src_offset
+FROM budget_thresholds;

@@ -1,0 +1,278 @@
+"""The projector: log -> rows -> DuckDB, in the foreground until SIGTERM or SIGINT.
+
+    python -m projections.runner
+
+It owns {data}/roster.duckdb and answers questions about it (reader.py). One fetch is one
+transaction (filing.py). Whatever fails in between, memory is thrown away and made again from the
+file: so a full disk, a lost broker and `kill -9` are the same case.
+"""
+
+import contextlib
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any, Final
+
+import duckdb
+
+from projections import filing, outbox, store
+from projections.filing import State
+from projections.intake import Intake, Place
+from projections.reader import Desk, Unavailable, serving
+from streams import settings as settings_
+from streams.errors import BadConfiguration, RosterError, Unreachable
+from streams.kafka import Outbound, producer
+from streams.registry import Catalogue, Registry
+from streams.settings import Settings
+from streams.status import StatusFile
+
+NAME: Final = "projector"
+WAIT_S: Final = 0.05  # for the first record
+RATE_OVER_S: Final = 5.0
+CHECKPOINT_AFTER_S: Final = 30.0  # without a record, so that a restart has no log to replay
+DISK_PAUSE_S: Final = 1.0
+SEND_AGAIN_S: Final = 5.0
+
+
+def run(
+    settings: Settings,
+    *,
+    api_port: int = 0,
+    ready: Callable[[str], None] | None = None,
+    stop: threading.Event | None = None,
+) -> int:
+    """Runs the projector until SIGTERM, SIGINT or stop; returns the exit status 0.
+
+    ready: called with the API's address when the file is open and the API answers.
+    Raises RosterError where a person has to do something; its text says what.
+    """
+    done = threading.Event() if stop is None else stop
+    path = settings.data / store.FILE
+    db = store.connect(path)  # first of all: it says who else is at work here
+    desk = Desk()
+    with (
+        contextlib.ExitStack() as opened,
+        _stopped_by_signals(done),
+        Registry(settings.need_registry()) as registry,
+    ):
+        try:
+            catalogue = Catalogue(registry)
+            outbound = Outbound(producer(settings.need_kafka()))
+            address = opened.enter_context(serving(desk, settings.data, settings.bind, api_port))
+        except BaseException:
+            db.close()
+            raise
+        shell = Shell(settings, catalogue, outbound, desk, done)
+        while True:
+            try:
+                shell.project(db, None if ready is None else (lambda: ready(address)))
+                return 0
+            except duckdb.Error as error:
+                if not _of_the_disk(error):
+                    raise
+                trouble = " ".join(str(error).split())
+            finally:
+                desk.close("the projector is stopping")
+                with contextlib.suppress(duckdb.Error):
+                    db.close()
+            shell.say(f"the disk refuses {path}, nothing is filed until it takes it: {trouble}")
+            reopened = _reopened(settings, done)
+            if reopened is None:
+                return 0
+            db = reopened
+            shell.say(f"the disk takes {path} again, going on")
+
+
+def _of_the_disk(error: duckdb.Error) -> bool:
+    """Whether writing failed, at once or as the cause of what fails now."""
+    return isinstance(error, duckdb.IOException | duckdb.FatalException) or (
+        "No space left" in str(error) or "Could not write" in str(error)
+    )
+
+
+def _reopened(settings: Settings, done: threading.Event) -> duckdb.DuckDBPyConnection | None:
+    """The file, as soon as it can be opened and written; None if told to stop before."""
+    while not done.wait(DISK_PAUSE_S):
+        with contextlib.suppress(BadConfiguration, duckdb.Error):
+            return store.connect(settings.data / store.FILE)
+    return None
+
+
+@contextlib.contextmanager
+def _stopped_by_signals(done: threading.Event) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        done.set()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Shell:
+    """The loop around the pure steps, and what it says of itself."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        catalogue: Catalogue,
+        outbound: Outbound,
+        desk: Desk,
+        done: threading.Event,
+    ) -> None:
+        self._settings = settings
+        self._catalogue = catalogue
+        self._outbound = outbound
+        self._desk = desk
+        self._done = done
+        self._status = StatusFile(settings.data, NAME)
+        self._records = 0
+        self._filed = 0
+        self._note = ""
+        self._ticks: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])
+        self._next_send = 0.0
+
+    def say(self, line: str) -> None:
+        """One line for a person; the live view shows it too."""
+        self._note = line
+        print(f"{NAME}: {line}", file=sys.stderr, flush=True)
+        self._status.write(records_in=self._records, records_out=self._filed, note=line, force=True)
+
+    def project(
+        self, db: duckdb.DuckDBPyConnection, ready: Callable[[], None] | None = None
+    ) -> None:
+        """Files the log until told to stop. Raises duckdb.Error, RosterError."""
+        state = filing.load(db)
+        stored = {place: counters.next_offset for place, counters in state.counters.items()}
+        intake = Intake(self._settings.need_kafka(), stored)
+        try:
+            filing.new_counters(state, intake.next)
+            # What was sent before a crash must be read back before anything is sent again.
+            read_back = intake.ends(outbox.TOPICS)
+            self._desk.status = self._report(state, intake)
+            self._desk.open(db)
+            self._note = ""
+            if ready is not None:
+                ready()
+            idle_since: float | None = time.monotonic()
+            while not self._done.is_set():
+                moved = self._step(db, state, intake)
+                self._send(state, read_back)
+                self._snapshots(db, state)
+                self._tell(state, intake)
+                now = time.monotonic()
+                if moved:
+                    idle_since = now
+                elif idle_since is not None and now - idle_since > CHECKPOINT_AFTER_S:
+                    idle_since = None
+                    with contextlib.suppress(duckdb.TransactionException):
+                        db.execute("CHECKPOINT")
+            self._tell(state, intake, force=True)
+        finally:
+            intake.close()
+
+    def _step(self, db: duckdb.DuckDBPyConnection, state: State, intake: Intake) -> bool:
+        """Files what is there; whether anything was."""
+        fetched = intake.fetch(WAIT_S)
+        if not fetched.next_offsets:
+            return False
+        values = filing.decoded(self._catalogue, fetched)
+        before = state.law()["applied"]
+        with store.transaction(db):
+            filing.apply(db, self._catalogue, state, fetched, values)
+        self._records += len(fetched.records) + len(fetched.statements)
+        self._filed += state.law()["applied"] - before
+        return True
+
+    def _send(self, state: State, read_back: dict[Place, int]) -> None:
+        """Sends the outbox, once its topics are read to where they ended at the start."""
+        now = time.monotonic()
+        if not state.outbox.waiting or now < self._next_send:
+            return
+        if any(state.counters[place].next_offset < end for place, end in read_back.items()):
+            return
+        try:
+            state.outbox.send(self._outbound)
+        except Unreachable as error:
+            self._next_send = now + SEND_AGAIN_S
+            self.say(f"conclusions wait in the outbox: {error}")
+
+    def _snapshots(self, db: duckdb.DuckDBPyConnection, state: State) -> None:
+        wishes = self._desk.wishes()
+        if not wishes:
+            return
+        try:
+            data = self._settings.data
+            made = {
+                "path": str(store.snapshot(db, data / store.FILE, data / "snapshots")),
+                "offsets": _offsets(state),
+            }
+        except (duckdb.Error, OSError) as error:
+            for wish in wishes:
+                wish.set_exception(Unavailable(f"no snapshot: {' '.join(str(error).split())}"))
+            return
+        for wish in wishes:
+            wish.set_result(made)
+
+    def _report(self, state: State, intake: Intake) -> dict[str, Any]:
+        now = time.monotonic()
+        self._ticks.append((now, self._records))
+        while len(self._ticks) > 2 and now - self._ticks[0][0] > RATE_OVER_S:
+            self._ticks.popleft()
+        begun, count = self._ticks[0]
+        return {
+            "offsets": _offsets(state),
+            "law": state.law(),
+            "records": self._records,
+            "rows": self._filed,
+            "records_per_s": round((self._records - count) / max(now - begun, 0.001), 1),
+            "lag": intake.lag(),
+            "outbox": len(state.outbox.waiting),
+            "note": self._note or intake.note,
+        }
+
+    def _tell(self, state: State, intake: Intake, *, force: bool = False) -> None:
+        now = time.monotonic()
+        if not force and now - self._ticks[-1][0] < 0.5:
+            return
+        report = self._report(state, intake)
+        self._desk.status = report
+        self._status.write(
+            records_in=self._records,
+            records_out=self._filed,
+            lag=report["lag"],
+            note=report["note"],
+            law=report["law"],
+            force=force,
+        )
+
+
+def _offsets(state: State) -> dict[str, dict[str, int]]:
+    """topic -> partition -> next offset."""
+    found: dict[str, dict[str, int]] = {}
+    for (topic, partition), counters in sorted(state.counters.items()):
+        found.setdefault(topic, {})[str(partition)] = counters.next_offset
+    return found
+
+
+def main() -> int:
+    """Entry of `python -m projections.runner`."""
+    try:
+        return run(settings_.load())
+    except RosterError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

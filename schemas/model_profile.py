@@ -1,0 +1,243 @@
+"""Profiles (set, refused, in force) and rankings of models."""
+
+import json
+from enum import StrEnum
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
+
+from schemas.envelope import HeadedEvent
+from schemas.values import Identifier, Name, Offset, Text
+
+MAX_JSON_DEPTH = 32
+
+
+class ProfileAction(StrEnum):
+    UNKNOWN = "UNKNOWN"
+    SET = "SET"
+    DELETE = "DELETE"
+
+
+class RejectionKind(StrEnum):
+    UNKNOWN = "UNKNOWN"
+    CONFLICT = "CONFLICT"
+    INVALID = "INVALID"
+
+
+class RankingStatus(StrEnum):
+    UNKNOWN = "UNKNOWN"
+    PROVISIONAL = "PROVISIONAL"
+    FINAL = "FINAL"
+    HEARTBEAT = "HEARTBEAT"
+
+
+def _depth(value: object) -> int:
+    deepest, level = 0, [value]
+    while level:  # level by level: a recursion would fall to the input it guards against
+        deepest += 1
+        if deepest > MAX_JSON_DEPTH:
+            return deepest
+        level = [
+            child
+            for item in level
+            if isinstance(item, (dict, list))
+            for child in (item.values() if isinstance(item, dict) else item)
+        ]
+    return deepest
+
+
+def _json_object(text: str) -> str:
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError(f"must not be nested deeper than {MAX_JSON_DEPTH}") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"must be a JSON object: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError("must be a JSON object")
+    if _depth(value) > MAX_JSON_DEPTH:
+        raise ValueError(f"must not be nested deeper than {MAX_JSON_DEPTH}")
+    return text
+
+
+Scope = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^(staged:)?(system|mode|tenant:[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+        r"|user:[A-Za-z0-9][A-Za-z0-9._-]{0,63}/[A-Za-z0-9][A-Za-z0-9._-]{0,63})$"
+    ),
+]
+ModelId = Annotated[Identifier, StringConstraints(pattern=r"^[^/]+/.+$")]
+CredentialRef = Annotated[Text, StringConstraints(pattern=r"^(env|vault)://.+$")]
+
+
+class ProfileFields(BaseModel):
+    """What a profile says, apart from its key."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    model: ModelId
+    fallbacks: tuple[ModelId, ...] = ()
+    base_url: Annotated[Text, StringConstraints(pattern=r"^(https?://[^\s]+)?$")] = ""
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.2
+    max_tokens: Annotated[int, Field(ge=1, le=10**9)] | None = None
+    extra: Annotated[Text, AfterValidator(_json_object)] = "{}"
+    credential_ref: CredentialRef | None = None
+
+
+class ModelProfileUpdated(HeadedEvent):
+    """A wish to change a profile; the fold decides. Its profile fields are checked there, with
+    ProfileFields, so that an ill-formed one becomes a visible model.profile.rejected."""
+
+    NAME: ClassVar[str] = "model.profile.updated"
+
+    scope: str
+    role: Name
+    deployment_mode: Name
+    action: Literal[ProfileAction.SET, ProfileAction.DELETE]
+    model: str = ""
+    fallbacks: tuple[str, ...] = ()
+    base_url: str = ""
+    temperature: float = 0.2
+    max_tokens: int | None = None
+    extra: str = "{}"
+    credential_ref: str | None = None
+    actor: Identifier
+    reason: Text | None = None
+    expected_version: Annotated[int, Field(ge=0)] | None = None
+
+    def profile_key(self) -> str:
+        """Key of the topic and of the table: scope/role/mode."""
+        return f"{self.scope}/{self.role}/{self.deployment_mode}"
+
+
+class ModelProfileRejected(HeadedEvent):
+    NAME: ClassVar[str] = "model.profile.rejected"
+
+    scope: str
+    role: str
+    deployment_mode: str
+    rejected_event_id: str
+    kind: Literal[RejectionKind.CONFLICT, RejectionKind.INVALID]
+    field: str | None = None
+    value: str | None = None
+    allowed: str | None = None
+    expected_version: int | None = None
+    actual_version: int
+    actor: str
+    cause_topic: str
+    cause_partition: int
+    cause_offset: Offset
+
+
+class ModelProfileActive(HeadedEvent):
+    NAME: ClassVar[str] = "model.profile.active"
+
+    scope: str
+    role: str
+    deployment_mode: str
+    version: int
+    model: str
+    fallbacks: tuple[str, ...] = ()
+    base_url: str = ""
+    temperature: float = 0.2
+    max_tokens: int | None = None
+    extra: str = "{}"
+    credential_ref: str | None = None
+    actor: str
+    cause_event_id: str
+    cause_partition: int
+    cause_offset: Offset
+
+    def profile_key(self) -> str:
+        """Key of the topic and of the table: scope/role/mode."""
+        return f"{self.scope}/{self.role}/{self.deployment_mode}"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class MarkPosition(_Part):
+    source_topic: str
+    source_partition: int
+    up_to_offset: int
+    watermark_ms: int | None
+
+
+class InputPosition(_Part):
+    topic: str
+    partition: int
+    next_offset: int
+
+
+class ScoreTerm(_Part):
+    name: str
+    value: float
+    reference: float | None
+    floored: bool
+    weight: int
+    contribution: float
+    standard_error: float
+    n: int
+
+
+class RankingEntry(_Part):
+    """One model in a ranking; fields as in avsc/model_profile_scored.v1.avsc."""
+
+    provider: str
+    model: str
+    status: str
+    reason: str | None
+    rank: int | None
+    score: float | None
+    score_se: float | None
+    score_raw: float | None
+    invocations: int
+    complete: int
+    trials: int
+    hits: int
+    rate_limited: int
+    latency_us: float | None
+    latency_low_us: float | None
+    latency_high_us: float | None
+    cost_picousd_per_request: float | None
+    cost_picousd_per_1k_tokens: float | None
+    reliability: float | None
+    quality: float | None
+    prior_only: bool
+    flags: tuple[str, ...] = ()
+    terms: tuple[ScoreTerm, ...] = ()
+
+
+class ModelProfileScored(HeadedEvent):
+    """A ranking, self-contained: what it saw, by which rules, and what follows (M6)."""
+
+    NAME: ClassVar[str] = "model.profile.scored"
+
+    role: str
+    deployment_mode: str
+    status: Literal[RankingStatus.PROVISIONAL, RankingStatus.FINAL, RankingStatus.HEARTBEAT]
+    as_of_ms: int
+    window_start_ms: int
+    window_end_ms: int
+    revision: int
+    generation: int
+    policy_event_id: str
+    policy_version: int
+    marks: tuple[MarkPosition, ...]
+    inputs: tuple[InputPosition, ...]
+    entries: tuple[RankingEntry, ...]
+
+    @model_validator(mode="after")
+    def _window(self) -> Self:
+        if self.window_end_ms <= self.window_start_ms:
+            raise ValueError("window_end_ms must be above window_start_ms")
+        return self

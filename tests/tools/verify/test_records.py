@@ -1,0 +1,373 @@
+"""Bytes -> fields or a reason: one verdict for each row of reliability.md section 4, and the same
+as the codec's, record by record, on a real broker and a real registry."""
+
+import io
+import json
+import random
+import struct
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import fastavro
+import pytest
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from schemas import (
+    BudgetUpdated,
+    ClockTick,
+    Event,
+    LlmInvocation,
+    ModeChanged,
+    ModelFallbackUsed,
+    ModelProfileUpdated,
+    Position,
+    RateCardUpdated,
+    Recorded,
+    ScoringPolicyUpdated,
+    avro,
+)
+from streams import kafka as clients
+from streams.codec import Undecodable, decode_value, frame
+from streams.registry import Catalogue, Registry
+from streams.topics import BY_NAME, TOPICS
+from tools.verify.log import Log, Record, SchemaTexts
+from tools.verify.records import CARRIES, CHECKS, Decoder, Fields
+
+HEADER: Fields = {
+    "event_id": "0190a7a2-0000-7000-8000-000000000001",
+    "occurred_at_ms": 0,  # set to the append time
+    "source": "test",
+    "tenant": "acme",
+    "persona": None,
+    "mode": "production",
+    "trace_id": None,
+    "budget_trace_id": None,
+}
+GOOD: dict[type[Event], Fields] = {
+    LlmInvocation: {
+        "role": "code",
+        "provider": "p",
+        "model": "m",
+        "outcome": "SUCCESS",
+        "input_tokens": 1,
+        "cached_tokens": 0,
+        "output_tokens": 1,
+        "latency_us": 1,
+        "first_token_us": 1,
+        "gpu_ms": 0,
+        "reported_cost_picousd": 0,
+        "error_code": None,
+        "attempt": 1,
+        "request_id": None,
+        "profile_key": None,
+        "profile_version": 0,
+    },
+    ClockTick: {"base_occurred_at_ms": 1, "base_append_ms": 1},
+    ModelFallbackUsed: {
+        "role": "code",
+        "from_model": "p/a",
+        "to_model": "p/b",
+        "reason": "timeout",
+        "chain": ["p/a", "p/b"],
+        "attempt": 2,
+        "added_latency_us": 0,
+        "added_cost_picousd": None,
+        "request_id": None,
+        "invocation_id": None,
+    },
+    ModeChanged: {"deployment": "main", "to_mode": "qa", "actor": "me", "reason": None},
+    ModelProfileUpdated: {
+        "scope": "system",
+        "role": "code",
+        "deployment_mode": "TEST",
+        "action": "SET",
+        "model": "p/m",
+        "fallbacks": [],
+        "base_url": "",
+        "temperature": 0.2,
+        "max_tokens": None,
+        "extra": "{}",
+        "credential_ref": None,
+        "actor": "me",
+        "reason": None,
+        "expected_version": None,
+    },
+    ScoringPolicyUpdated: {
+        "role": "code",
+        "deployment_mode": "TEST",
+        "weight_quality": 4000,
+        "weight_cost": 1500,
+        "weight_latency": 1500,
+        "weight_reliability": 3000,
+        "cost_unit": "PER_REQUEST",
+        "reference_cost_picousd": 1,
+        "reference_latency_us": 1,
+        "latency_percentile": 95,
+        "max_ratio_percent": 200,
+        "prior_quality": 5000,
+        "prior_reliability": 5000,
+        "prior_strength": 20,
+        "min_quality": 0,
+        "min_reliability": 0,
+        "min_samples": 59,
+        "min_trials": 30,
+        "emit_epsilon_e9": 0,
+        "emit_min_interval_ms": 0,
+        "heartbeat_ms": 1,
+        "evidence_modes": ["prod"],
+        "actor": "me",
+    },
+    RateCardUpdated: {
+        "provider": "p",
+        "model": "m",
+        "unit": "INPUT_TOKEN",
+        "price_picousd_per_million": 0,
+        "currency": "USD",
+        "valid_from_ms": 0,
+        "valid_to_ms": 1,
+        "version": 1,
+        "origin": None,
+    },
+    BudgetUpdated: {
+        "budget": "b",
+        "cap_picousd": 1,
+        "period": "DAY",
+        "thresholds": [80, 100],
+        "at_cap": "DENY",
+        "actor": "me",
+    },
+}
+TOPIC_OF = {event: topic for topic in TOPICS for event in topic.events if event in GOOD}
+
+BAD_TEXTS: tuple[Any, ...] = (
+    "",
+    "a" * 129,
+    "../etc",
+    "a..b",
+    "a\n",
+    "a\x00",
+    "\u202eabc",
+    "'; DROP TABLE x;--",
+    "=cmd|'/c calc'!A1",
+    "-a",
+    "é",
+    "00000000-0000-0000-0000-000000000000",
+    "x" * 4097,
+)
+BAD_LONGS: tuple[Any, ...] = (-1, 0, -(2**63), 2**63 - 1, 10**9 + 1, 10**12 + 1, 1001, 10_001, 1)
+BAD_DOUBLES = (float("nan"), float("inf"), float("-inf"), -0.0, 1e308)
+
+
+def good(event: type[Event], now_ms: int) -> Fields:
+    return {**HEADER, "occurred_at_ms": now_ms, **GOOD[event]}
+
+
+def bad_values(schema: Any) -> Iterator[Any]:
+    """Values that the Avro type can carry, good ones among them."""
+    branches = schema if isinstance(schema, list) else [schema]
+    for kind in branches:
+        name = kind["type"] if isinstance(kind, dict) else kind
+        if name == "null":
+            yield None
+        elif name == "string":
+            yield from BAD_TEXTS
+        elif name == "long":
+            yield from BAD_LONGS
+        elif name == "int":
+            yield from (v for v in BAD_LONGS if abs(v) < 2**31)
+        elif name == "double":
+            yield from BAD_DOUBLES
+        elif name == "enum":
+            yield from kind["symbols"]
+        elif name == "array":
+            yield []
+            for value in bad_values(kind["items"]):
+                yield [value]
+                yield [value, value]
+
+
+def datum(event: type[Event], fields: Fields) -> bytes:
+    out = io.BytesIO()
+    fastavro.schemaless_writer(out, avro.parsed(event), fields)
+    return out.getvalue()
+
+
+def key_of(event: type[Event], fields: Fields) -> bytes:
+    if event is LlmInvocation:
+        return f"{fields['tenant']}/{fields['event_id']}".encode("utf-8", "replace")
+    return b"k"
+
+
+def cases(
+    now_ms: int, frame_ids: dict[type[Event], int]
+) -> Iterator[tuple[str, bytes | None, Any]]:
+    """(topic, key, value): good records, and every row of the section that bytes can carry."""
+    for event, topic in TOPIC_OF.items():
+        name, base, number = topic.name, good(event, now_ms), frame_ids[event]
+        right = frame(number, datum(event, base))
+        key = key_of(event, base)
+        yield name, key, right
+        yield name, None, right
+        yield name, b"another", right
+        for value in (
+            None, b"", b"\x00", b"\x00\x00\x00", b"{}", b"Obj\x01", b"\xc3\x01" + right,
+            b"\x01" + right[1:], right + b"\x00", right[:5],
+            b"\x00" + struct.pack(">I", 0) + right[5:],
+            b"\x00" + struct.pack(">I", 2**31 - 1) + right[5:],
+            b"\x00\xff\xff\xff\xff" + right[5:],
+            right[:5] + b"\xff" * 12, right[:5] + b"\x02\xff" + right[7:],
+            b"\x00" + b"x" * (256 * 1024), b"x" * 900_000,
+        ):  # fmt: skip
+            yield name, key, value
+        for cut in range(5, len(right)):
+            yield name, key, right[:cut]
+        for other, other_id in frame_ids.items():
+            if other is not event:
+                yield name, key, frame(other_id, right[5:])
+        for field in avro.parsed(event)["fields"]:
+            for value in bad_values(field["type"]):
+                changed = {**base, field["name"]: value}
+                yield name, key_of(event, changed), frame(number, datum(event, changed))
+        for apart in (-35 * 86_400_000, 5 * 60_000):
+            for more in (-1000, 0, 1000):
+                changed = {**base, "occurred_at_ms": now_ms + apart + more}
+                yield name, key_of(event, changed), frame(number, datum(event, changed))
+
+
+def random_cases(
+    chance: random.Random, now_ms: int, frame_ids: dict[type[Event], int], n: int
+) -> Any:
+    """Several wrong fields at once, and flipped bits: the first fault in field order counts."""
+    events = list(TOPIC_OF)
+    for _ in range(n):
+        event = chance.choice(events)
+        fields = good(event, now_ms)
+        for field in chance.sample(avro.parsed(event)["fields"], 3):
+            fields[field["name"]] = chance.choice(list(bad_values(field["type"])))
+        value = bytearray(frame(frame_ids[event], datum(event, fields)))
+        if chance.random() < 0.3:
+            value[chance.randrange(5, len(value))] ^= 1 << chance.randrange(8)
+        yield TOPIC_OF[event].name, key_of(event, fields), bytes(value)
+
+
+def theirs(catalogue: Catalogue, record: Record) -> Any:
+    at = Position(record.topic, record.partition, record.offset, record.append_ms)
+    outcome = decode_value(catalogue, at, record.key, record.value)
+    if isinstance(outcome, Undecodable):
+        return outcome.reason
+    return outcome
+
+
+def compare(catalogue: Catalogue, decode: Decoder, record: Record) -> str:
+    """Both verdicts on one record; returns the reason, or the name of what it holds."""
+    ours, other = decode(record), theirs(catalogue, record)
+    about = (record.topic, record.key, (record.value or b"")[:300])
+    if isinstance(other, Recorded):
+        assert not isinstance(ours, str), (ours, *about)
+        assert ours[0] == type(other.event).__name__
+        assert json.loads(json.dumps(ours[1], default=str)) == json.loads(
+            json.dumps(other.event.model_dump(), default=str)
+        ), about
+        return ours[0]
+    assert ours == other, about
+    return str(other)
+
+
+EXPECTED = {
+    "null_key",
+    "empty_value",
+    "bad_frame",
+    "bad_magic",
+    "schema_unknown",
+    "schema_not_allowed",
+    "decode_error",
+    "trailing_bytes",
+    "too_large",
+    "not_finite",
+    "out_of_range",
+    "invalid_field",
+    "ts_future",
+    "ts_too_old",
+}
+
+
+def test_every_topic_and_record_of_the_log_is_known_here_too() -> None:
+    """A new event without checks here would be a hole in the comparison."""
+    declared = {t.name: tuple(e.__name__ for e in t.events) for t in TOPICS if t.events}
+    assert dict(CARRIES) == declared
+    assert set(CHECKS) == {name for names in declared.values() for name in names}
+    for topic in declared:
+        for event in BY_NAME[topic].events:
+            fields = {field["name"] for field in avro.parsed(event)["fields"]}
+            assert {name for name, _ in CHECKS[event.__name__]} <= fields
+
+
+@pytest.mark.kafka
+def test_verify_and_codec_judge_every_record_alike(kafka: str, registry: str) -> None:
+    """Records of a real log (fresh topic), framed with ids of the real registry; the original
+    topic's name is put back, so both sides take them for what they are."""
+    with Registry(registry) as client:
+        catalogue = Catalogue(client)
+        ids = {event: catalogue.id_of(topic, event) for event, topic in TOPIC_OF.items()}
+        texts = SchemaTexts(registry)
+        decode = Decoder(texts)
+        fresh = f"verify-records-{uuid.uuid4().hex[:8]}"
+        admin = AdminClient({"bootstrap.servers": kafka})
+        config = {"message.timestamp.type": "LogAppendTime", "max.message.bytes": "2000000"}
+        for future in admin.create_topics([NewTopic(fresh, 1, 1, config=config)]).values():
+            future.result()
+        out = clients.Outbound(clients.producer(kafka, **{"message.max.bytes": 2_000_000}))
+        now_ms = time.time_ns() // 1_000_000
+        sent = [
+            *cases(now_ms, ids),
+            *random_cases(random.Random(7), now_ms, ids, 4000),
+        ]
+        for _, key, value in sent:
+            out.send(fresh, key, value)
+        out.send(fresh, sent[0][1], sent[0][2], headers=[("roster-append-ms", b"1000")])
+        out.flush()
+        log = Log(kafka)
+        try:
+            ends = log.ends(fresh)
+            assert ends == {0: len(sent) + 1}
+            records = list(log.read(fresh, 0, ends[0]))
+        finally:
+            log.close()
+        assert [r.offset for r in records] == list(range(len(sent) + 1))
+        seen: set[str] = set()
+        for (topic, key, value), record in zip(sent, records, strict=False):
+            assert (record.key, record.value or None) == (key, value or None)
+            seen.add(compare(catalogue, decode, record._replace(topic=topic)))
+        assert seen >= EXPECTED | {event.__name__ for event in GOOD}
+        copied = records[-1]._replace(topic=sent[0][0])
+        assert copied.append_ms == 1000  # a copied record counts by its original append time
+        assert compare(catalogue, decode, copied) == "ts_future"
+        texts.close()
+
+
+@pytest.mark.kafka
+def test_a_record_of_another_writer_schema_is_resolved_to_ours(registry: str) -> None:
+    """A later version of an event: one field more, an outcome that is not known yet."""
+    later = json.loads(avro.schema_text(LlmInvocation))
+    later["fields"].append({"name": "added", "type": "string", "default": ""})
+    for field in later["fields"]:
+        if field["name"] == "outcome":
+            field["type"]["symbols"].append("TELEPATHY")
+    with Registry(registry) as client:
+        catalogue = Catalogue(client)
+        number = client.register(f"verify-later-{uuid.uuid4().hex[:8]}", json.dumps(later))
+        texts = SchemaTexts(registry)
+        decode = Decoder(texts)
+        out = io.BytesIO()
+        fields = {**good(LlmInvocation, 5), "outcome": "TELEPATHY", "added": "x"}
+        fastavro.schemaless_writer(out, fastavro.parse_schema(later, named_schemas={}), fields)
+        key = key_of(LlmInvocation, fields)
+        record = Record("llm.invocation", 0, 0, 5, key, frame(number, out.getvalue()))
+        assert compare(catalogue, decode, record) == "LlmInvocation"
+        decoded = decode(record)
+        assert not isinstance(decoded, str)
+        assert decoded[1]["outcome"] == "UNKNOWN"
+        texts.close()

@@ -1,0 +1,1 @@
+"""Verbs: what people and machines can ask for."""

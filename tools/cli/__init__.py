@@ -1,0 +1,25 @@
+"""The commands, by what they are about. Modules import what they need when a command runs, so
+that `roster --help` is quick.
+
+processes.py  up, down, status, init, agents, meter, projector, workload
+log.py        publish, topics, schemas, dead-letters, verify
+profiles.py   profiles list, get, set, delete, history
+control.py    models, cards, policies, budgets, mode
+answers.py    rankings, sql
+"""
+
+import typer
+
+from tools.cli import answers, control, log, processes, profiles
+
+EPILOG = (
+    "Exit status: 0 done; 1 differences, something not found, or a check that failed; 2 a mistake"
+    " that you can mend, told in one line; 130 interrupted by Ctrl-C (up and the processes end"
+    " with 0 then: that is how they are stopped)."
+)
+
+
+def add(app: typer.Typer) -> None:
+    """Registers all commands."""
+    for module in (processes, log, profiles, control, answers):
+        module.add(app)

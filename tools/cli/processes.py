@@ -1,0 +1,160 @@
+"""roster up, down, status, init, agents, meter, projector, workload"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tools.cli.output import Json, say_json, show
+
+if TYPE_CHECKING:
+    from streams.settings import Settings
+
+
+def add(root: typer.Typer) -> None:
+    """Registers the commands."""
+    for command in (up, down, status, init, agents, meter, projector, workload):
+        root.command()(command)
+
+
+def up(
+    for_s: Annotated[
+        float | None,
+        typer.Option("--for", help="end after so many seconds, with a summary", min=1),
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="pace of the workload, 1: the recorded one", min=0.001)
+    ] = None,
+    workload: Annotated[
+        bool, typer.Option("--workload/--no-workload", help="with the sample workload")
+    ] = True,
+    as_json: Json = False,
+) -> None:
+    """Start everything on this machine and show it; Ctrl-C stops it in order."""
+    from streams import settings
+    from tools import up as verb
+
+    loaded = settings.load()
+    raise typer.Exit(verb.up(loaded, for_s=for_s, rate=rate, workload=workload, as_json=as_json))
+
+
+def down(
+    quiet: Annotated[bool, typer.Option("--quiet", help="say nothing if nothing runs")] = False,
+) -> None:
+    """Stop what runs on this data folder, and what a killed `roster up` left behind."""
+    from streams import settings
+    from tools import supervisor
+
+    if supervisor.down(settings.load().data):
+        print("stopped")
+    elif not quiet:
+        print("nothing runs here")
+
+
+def status(as_json: Json = False) -> None:
+    """What runs here, where, and how it is doing. Exit status 1 if nothing runs."""
+    import psutil
+
+    from streams import settings
+    from streams.status import read_all
+    from tools.supervisor import running
+    from tools.units import count, mebibytes
+
+    loaded = settings.load()
+    owners = [o for r in ("run", "run-kafka", "run-registry") if (o := running(loaded.data, r))]
+    pids = {name: pid for owner in owners for name, pid in owner.children.items()}
+    addresses = {name: at for owner in owners for name, at in owner.addresses.items()}
+    reports = read_all(loaded.data)
+    rows: list[dict[str, Any]] = []
+    for name in sorted(pids.keys() | reports.keys()):
+        report = reports.get(name) or reports.get(f"{name}-0") or {}
+        if name not in pids and report["pid"] in pids.values():
+            continue  # a report of a child under its own name, as meter-0
+        pid = pids.get(name) or report.get("pid")
+        try:
+            rss = psutil.Process(pid).memory_info().rss
+        except psutil.Error:
+            rss = 0
+        rows.append(
+            {
+                "process": name,
+                "pid": pid,
+                "address": addresses.get({"projector": "api"}.get(name, name)),
+                "in": count(report.get("records_in")),
+                "out": count(report.get("records_out")),
+                "lag": report.get("lag"),
+                "memory": mebibytes(rss),
+                "note": report.get("note") or None,
+                "law": report.get("law") or None,
+            }
+        )
+    columns = ("process", "pid", "address", "in", "out", "lag", "memory", "note")
+    if as_json:
+        say_json({"addresses": addresses, "data": str(loaded.data), "processes": rows})
+    else:
+        show(rows, False, {name: name for name in columns}, empty="nothing runs here")
+    if not rows:
+        raise typer.Exit(1)
+
+
+def init(
+    force: Annotated[bool, typer.Option("--force", help="overwrite an existing one")] = False,
+) -> None:
+    """Write a commented configuration, roster.env, into this directory."""
+    from streams.errors import BadConfiguration
+    from streams.settings import FILE
+    from tools.init import TEMPLATE
+    from tools.supervisor import explained
+
+    if FILE.exists() and not force:
+        raise BadConfiguration(f"{FILE} exists; --force overwrites it")
+    with explained(Path.cwd()):
+        FILE.write_text(TEMPLATE, encoding="utf-8")
+    print(f"wrote {FILE}; every line is a comment that shows the default")
+
+
+def agents() -> None:
+    """Run the Faust agents (profiles, metrics, rankings) in the foreground."""
+    from processors.agents import run
+
+    raise typer.Exit(run(_ready()))
+
+
+def meter(
+    instance: Annotated[str, typer.Option(help="name of this one among several")] = "0",
+) -> None:
+    """Run a meter (invocations into facts of panes) in the foreground."""
+    from processors.meter import run
+
+    raise typer.Exit(run(_ready(), instance=instance))
+
+
+def projector() -> None:
+    """Run the projector (ledger and history in DuckDB, read path) in the foreground."""
+    from projections.runner import run
+
+    raise typer.Exit(run(_ready()))
+
+
+def workload(
+    rate: Annotated[float, typer.Option(help="1: the recorded pace", min=0.001)] = 1.0,
+    seed: Annotated[int, typer.Option(help="same seed, same events")] = 7,
+    backfill_h: Annotated[
+        float, typer.Option("--backfill-h", help="hours of the past filled in first", min=0)
+    ] = 24,
+) -> None:
+    """Run the sample workload in the foreground."""
+    from tools.workload import run
+
+    raise typer.Exit(run(_ready(), seed=seed, rate=rate, backfill_h=backfill_h))
+
+
+def _ready() -> "Settings":
+    """Settings of a system whose topics and schemas are there; waits for them."""
+
+    from streams import settings
+    from tools.session import await_ready, found_here
+
+    loaded = found_here(settings.load())
+    await_ready(loaded)
+    return loaded

@@ -1,0 +1,239 @@
+"""The meter's facts and marks, and the agents' metrics table, against the fold of the log."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from streams import topics
+from tools.verify.compare import MISSING, Report
+from tools.verify.log import Log, Record
+from tools.verify.recompute import GENERATION, Meter, fact_models
+from tools.verify.records import Decoder, Fields
+
+SOURCE = topics.LLM_INVOCATION.name
+TOPIC = topics.SLM_METRICS.name
+TABLE = topics.changelog(topics.METRICS_TABLE)
+MARKS = "meter: verdicts, watermark and replay_from of every mark"
+FACTS = "meter: newest fact of every role, mode and pane"
+ROWS = "agents: metrics table"
+
+Due = tuple[int, Callable[[Meter], None]]
+"""(next offset of a partition, what to compare when the fold has come that far)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """A fact as it stands in slm.metrics."""
+
+    at: Record
+    fields: Fields
+
+
+@dataclass(slots=True)
+class Facts:
+    """facts, rows: newest per key; marks: newest per (partition of slm.metrics, source)."""
+
+    facts: dict[bytes, Fact] = field(default_factory=dict)
+    marks: dict[tuple[int, int], Fields] = field(default_factory=dict)
+    rows: dict[bytes, Fact] = field(default_factory=dict)
+    partitions: int = 0
+    kept_from_ms: int = 0
+    unreadable: list[tuple[Record, str]] = field(default_factory=list)
+
+    def watermark(self, sources: int) -> int | None:
+        """W: the smallest watermark of all source partitions by the newest marks; None: unknown."""
+        newest: dict[int, Fields] = {}
+        for (_, p), mark in self.marks.items():
+            if p not in newest or mark["up_to_offset"] > newest[p]["up_to_offset"]:
+                newest[p] = mark
+        times = [mark["watermark_ms"] for mark in newest.values()]
+        return min(times) if len(times) == sources and times and None not in times else None
+
+    def up_to(self, partition: int) -> int | None:
+        """Offset that all of slm.metrics has marks of; None: a mark is missing somewhere."""
+        found = [self.marks.get((q, partition)) for q in range(self.partitions)]
+        known = [mark["up_to_offset"] for mark in found if mark is not None]
+        return min(known) if known and len(known) == len(found) else None
+
+    def newest_up_to(self, partition: int) -> int:
+        """Highest offset that any mark has seen; -1: none."""
+        return max(
+            (m["up_to_offset"] for (_, p), m in self.marks.items() if p == partition), default=-1
+        )
+
+
+def fact_key(f: Fields) -> bytes:
+    """Key of a fact in slm.metrics."""
+    parts = ("fact", f["source_topic"], f["source_partition"], f["generation"])
+    return "\x1f".join(map(str, (*parts, f["role"], f["mode"], f["pane_start_ms"]))).encode()
+
+
+def mark_key(f: Fields) -> bytes:
+    """Key of a mark in slm.metrics."""
+    parts = ("mark", f["source_topic"], f["source_partition"], f["generation"])
+    return "\x1f".join(map(str, parts)).encode()
+
+
+def read(log: Log, decode: Decoder, report: Report) -> Facts:
+    """Newest facts, marks and rows as committed now."""
+    made = Facts()
+    roles: dict[str, int] = {}
+    ends = log.ends(TOPIC)
+    for subject in (MARKS, FACTS):
+        report.subject(subject)
+    if ends is None:
+        report.remark(f"the meter was not compared: there is no topic {TOPIC}")
+        return made
+    made.partitions = len(ends)
+    for partition, end in ends.items():
+        for record in log.read(TOPIC, partition, end):
+            where = f"{TOPIC}[{partition}]@{record.offset}"
+            if record.value is None:
+                made.facts.pop(record.key or b"", None)
+                continue
+            decoded = decode(record)
+            if isinstance(decoded, str):
+                report.remark(f"{where} is no fact and no mark ({decoded}); readers skip it")
+                made.unreadable.append((record, decoded))
+                continue
+            kind, f = decoded
+            if f["generation"] != GENERATION or f["source_topic"] != SOURCE:
+                report.remark(
+                    f"facts of {f['source_topic']}, generation {f['generation']}, were not compared"
+                )
+                continue
+            if kind == "MeterMark":
+                report.equal(MARKS, f"{where} key", mark_key(f), record.key)
+                known = made.marks.get((partition, f["source_partition"]))
+                if known is not None and f["up_to_offset"] < known["up_to_offset"]:
+                    report.differs(MARKS, where, f"after {known['up_to_offset']}", "went backwards")
+                made.marks[partition, f["source_partition"]] = f
+                made.kept_from_ms = max(made.kept_from_ms, f["kept_from_ms"] or 0)
+            else:
+                report.equal(FACTS, f"{where} key", fact_key(f), record.key)
+                if roles.setdefault(f["role"], partition) != partition:
+                    report.differs(FACTS, where, f"role {f['role']} in {roles[f['role']]}", "here")
+                made.facts[record.key or b""] = Fact(record, f)
+    _read_rows(log, decode, report, made)
+    return made
+
+
+def _read_rows(log: Log, decode: Decoder, report: Report, made: Facts) -> None:
+    ends = log.ends(TABLE)
+    report.subject(ROWS)
+    if ends is None:
+        report.remark(f"the agents' metrics table was not compared: there is no topic {TABLE}")
+        return
+    for partition, end in ends.items():
+        for record in log.read(TABLE, partition, end):
+            if record.value is None:
+                made.rows.pop(record.key or b"", None)
+                continue
+            decoded = decode(record._replace(topic=TOPIC))
+            if isinstance(decoded, str):
+                made.rows.pop(record.key or b"", None)
+                report.differs(ROWS, f"{TABLE}[{partition}]@{record.offset}", "a fact", decoded)
+            elif decoded[0] == "PaneFact":
+                made.rows[record.key or b""] = Fact(record, decoded[1])
+    behind = [
+        key
+        for key, fact in made.facts.items()
+        if key not in made.rows
+        or made.rows[key].fields["up_to_offset"] < fact.fields["up_to_offset"]
+    ]
+    if behind:
+        report.remark(
+            f"the agents' metrics table lags: {len(behind):,} of {len(made.facts):,} rows are"
+            " behind slm.metrics; each row was compared at its own offset"
+        )
+
+
+def due(facts: Facts, partition: int, report: Report) -> list[Due]:
+    """What to compare while one partition of llm.invocation is folded."""
+    made: list[Due] = []
+    for (q, p), mark in facts.marks.items():
+        if p == partition:
+            made.append((mark["up_to_offset"] + 1, _mark(report, f"{TOPIC}[{q}]", p, mark)))
+    for table, subject, of in ((TOPIC, FACTS, facts.facts), (TABLE, ROWS, facts.rows)):
+        for key, fact in of.items():
+            f = fact.fields
+            if f["source_partition"] != partition:
+                continue
+            twin = facts.facts.get(key)
+            if table == TABLE and twin is not None and twin.at.value == fact.at.value:
+                report.equal(subject, table, twin.at.key, fact.at.key)
+                continue
+            made.append((f["up_to_offset"] + 1, _fact(report, subject, table, fact)))
+    up_to = facts.up_to(partition)
+    if up_to is not None:
+        made.append((up_to + 1, _complete(report, facts, partition)))
+    elif facts.newest_up_to(partition) >= 0:
+        report.differs(
+            MARKS,
+            f"{TOPIC}: marks of {SOURCE}[{partition}]",
+            f"one in each of {facts.partitions} partitions",
+            str(sorted(q for q, p in facts.marks if p == partition)),
+        )
+    return made
+
+
+def _mark(report: Report, where: str, partition: int, mark: Fields) -> Callable[[Meter], None]:
+    def compare(meter: Meter) -> None:
+        at = mark["up_to_offset"]
+        report.fields(
+            MARKS, f"{where} mark of {SOURCE}[{partition}] at {at}:", meter.mark(at + 1), mark
+        )
+
+    return compare
+
+
+def _fact(report: Report, subject: str, table: str, fact: Fact) -> Callable[[Meter], None]:
+    def compare(meter: Meter) -> None:
+        f = fact.fields
+        key = (f["role"], f["mode"], f["pane_start_ms"])
+        models = fact_models(meter.panes.get(key, {}))
+        where = (
+            f"{table}[{fact.at.partition}]@{fact.at.offset} {'/'.join(map(str, key))}"
+            f" of {SOURCE}[{f['source_partition']}] up to {f['up_to_offset']}:"
+        )
+        if models == f["models"]:
+            report.count(subject, 1)
+        else:
+            report.fields(subject, where, {"models": models}, f)
+
+    return compare
+
+
+def _complete(report: Report, facts: Facts, partition: int) -> Callable[[Meter], None]:
+    """No pane's fact is missing, or older than the last event it must contain."""
+
+    def compare(meter: Meter) -> None:
+        for (role, mode, pane), changed in meter.changed_at.items():
+            if pane < facts.kept_from_ms:
+                continue
+            key = fact_key(
+                {
+                    "source_topic": SOURCE,
+                    "source_partition": partition,
+                    "generation": GENERATION,
+                    "role": role,
+                    "mode": mode,
+                    "pane_start_ms": pane,
+                }
+            )
+            fact = facts.facts.get(key)
+            if fact is None:
+                report.differs(
+                    FACTS,
+                    f"{TOPIC} {role}/{mode}/{pane} of {SOURCE}[{partition}]",
+                    f"a fact with what stands at offset {changed}",
+                    MISSING,
+                )
+            elif fact.fields["up_to_offset"] < changed:
+                report.differs(
+                    FACTS,
+                    f"{TOPIC} {role}/{mode}/{pane} of {SOURCE}[{partition}]",
+                    f"a fact up to {changed} or later",
+                    f"up to {fact.fields['up_to_offset']}",
+                )
+
+    return compare

@@ -1,0 +1,392 @@
+"""Bytes of a record -> its fields, or the reason why it is a dead letter.
+
+Written from reliability.md sections 3 and 4 by hand, field by field, on purpose without the code
+that the other processes use. The schemas are those of schemas/avsc, read as data.
+"""
+
+import io
+import json
+import math
+import re
+import struct
+from collections.abc import Callable, Mapping
+from importlib.resources import files
+from typing import Any, Final
+from uuid import UUID, uuid5
+
+import fastavro
+
+from tools.verify.log import Record
+
+Fields = dict[str, Any]
+Check = Callable[[Any], str | None]
+
+MAX_BYTES: Final = 256 * 1024
+DAY_MS: Final = 86_400_000
+LONG: Final = 2**63 - 1
+NAMESPACE: Final = UUID("7a5a1c3e-6f0b-5d4e-9d0e-52074f7374e2")
+IDENTIFIER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
+NAME: Final = re.compile(r"[^\x00-\x1f\x7f]{1,128}")
+NIL: Final = "00000000-0000-0000-0000-000000000000"
+
+CARRIES: Final[Mapping[str, tuple[str, ...]]] = {
+    "llm.invocation": ("LlmInvocation", "ClockTick"),
+    "model.fallback.used": ("ModelFallbackUsed",),
+    "model.profile.updated": ("ModelProfileUpdated",),
+    "model.profile.rejected": ("ModelProfileRejected",),
+    "model.profile.active": ("ModelProfileActive",),
+    "mode.changed": ("ModeChanged",),
+    "scoring.policy.updated": ("ScoringPolicyUpdated",),
+    "rate.card.updated": ("RateCardUpdated",),
+    "budget.updated": ("BudgetUpdated",),
+    "budget.threshold.crossed": ("BudgetThresholdCrossed",),
+    "slm.metrics": ("PaneFact", "MeterMark"),
+    "model.profile.scored": ("ModelProfileScored",),
+    "late.events": ("LateEvent",),
+    "dead.letters": ("DeadLetter",),
+}
+"""Topic -> records it may carry."""
+TIMED: Final = frozenset({"LlmInvocation", "ModelFallbackUsed"})
+
+
+def derived_id(kind: str, *parts: object) -> str:
+    """uuid5 of what an event was made of."""
+    return str(uuid5(NAMESPACE, "|".join([kind, *(str(part) for part in parts)])))
+
+
+# What a field must be. Each check gives None or the reason code.
+
+
+def identifier(value: Any) -> str | None:
+    good = isinstance(value, str) and IDENTIFIER.fullmatch(value) and ".." not in value
+    return None if good else "invalid_field"
+
+
+def event_id(value: Any) -> str | None:
+    return "invalid_field" if value == NIL else identifier(value)
+
+
+def name(value: Any) -> str | None:
+    return None if isinstance(value, str) and NAME.fullmatch(value) else "invalid_field"
+
+
+def text(value: Any) -> str | None:
+    return None if isinstance(value, str) and len(value) <= 4096 else "invalid_field"
+
+
+def detail(value: Any) -> str | None:
+    return None if len(value) <= 512 else "invalid_field"
+
+
+def finite(value: Any) -> str | None:
+    return None if math.isfinite(value) else "not_finite"
+
+
+def between(low: int, high: int) -> Check:
+    return lambda value: None if low <= value <= high else "out_of_range"
+
+
+def one_of(*allowed: object) -> Check:
+    return lambda value: None if value in allowed else "invalid_field"
+
+
+def maybe(check: Check) -> Check:
+    return lambda value: None if value is None else check(value)
+
+
+def each(check: Check) -> Check:
+    return lambda values: next((bad for bad in map(check, values) if bad is not None), None)
+
+
+def within(checks: tuple[tuple[str, Check], ...]) -> Check:
+    return lambda value: first_reason(checks, value)
+
+
+def first_reason(checks: tuple[tuple[str, Check], ...], fields: Fields) -> str | None:
+    """Reason of the first field that is not what it must be; None: all are."""
+    for field, check in checks:
+        reason = check(fields[field])
+        if reason is not None:
+            return reason
+    return None
+
+
+time_ms = between(0, 253_402_300_799_999)
+tokens = between(0, 10**9)
+latency = between(1, 10**12)
+money = between(0, LONG)
+share = between(0, 10_000)
+offset = between(-1, 2**63)  # no upper bound of its own
+natural = between(0, 2**63)
+positive = between(1, 2**63)
+
+
+def _headed(tenant: Check = maybe(identifier)) -> tuple[tuple[str, Check], ...]:  # noqa: B008  # pure
+    return (
+        ("event_id", event_id),
+        ("occurred_at_ms", time_ms),
+        ("source", identifier),
+        ("tenant", tenant),
+        ("persona", maybe(identifier)),
+        ("mode", maybe(name)),
+        ("trace_id", maybe(text)),
+        ("budget_trace_id", maybe(text)),
+    )
+
+
+FINITE_OR_NULL: Final = maybe(finite)
+CHECKS: Final[Mapping[str, tuple[tuple[str, Check], ...]]] = {
+    "LlmInvocation": (
+        *_headed(identifier),
+        ("role", name),
+        ("provider", identifier),
+        ("model", identifier),
+        ("input_tokens", tokens),
+        ("cached_tokens", tokens),
+        ("output_tokens", tokens),
+        ("latency_us", latency),
+        ("first_token_us", maybe(latency)),
+        ("gpu_ms", maybe(tokens)),
+        ("reported_cost_picousd", maybe(money)),
+        ("error_code", maybe(text)),
+        ("attempt", between(1, 1000)),
+        ("request_id", maybe(text)),
+        ("profile_key", maybe(text)),
+        ("profile_version", maybe(natural)),
+    ),
+    "ClockTick": (*_headed(), ("base_occurred_at_ms", time_ms), ("base_append_ms", time_ms)),
+    "ModelFallbackUsed": (
+        *_headed(identifier),
+        ("role", name),
+        ("from_model", identifier),
+        ("to_model", identifier),
+        ("reason", identifier),
+        ("chain", each(identifier)),
+        ("attempt", between(2, 1000)),
+        ("added_latency_us", between(0, 10**12)),
+        ("added_cost_picousd", maybe(money)),
+        ("request_id", maybe(text)),
+        ("invocation_id", maybe(identifier)),
+    ),
+    "ModelProfileUpdated": (
+        *_headed(),
+        ("role", name),
+        ("deployment_mode", name),
+        ("action", one_of("SET", "DELETE")),
+        ("temperature", finite),
+        ("actor", identifier),
+        ("reason", maybe(text)),
+        ("expected_version", maybe(natural)),
+    ),
+    "ModelProfileRejected": (
+        *_headed(),
+        ("kind", one_of("CONFLICT", "INVALID")),
+        ("cause_offset", offset),
+    ),
+    "ModelProfileActive": (*_headed(), ("temperature", finite), ("cause_offset", offset)),
+    "ModeChanged": (
+        *_headed(),
+        ("deployment", identifier),
+        ("to_mode", name),
+        ("actor", identifier),
+        ("reason", maybe(text)),
+    ),
+    "ScoringPolicyUpdated": (
+        *_headed(),
+        ("role", name),
+        ("deployment_mode", name),
+        ("weight_quality", share),
+        ("weight_cost", share),
+        ("weight_latency", share),
+        ("weight_reliability", share),
+        ("cost_unit", one_of("PER_REQUEST", "PER_1K_TOKENS")),
+        ("reference_cost_picousd", between(1, LONG)),
+        ("reference_latency_us", latency),
+        ("latency_percentile", one_of(50, 95, 99)),
+        ("max_ratio_percent", between(100, 10_000)),
+        ("prior_quality", share),
+        ("prior_reliability", share),
+        ("prior_strength", between(1, 10**6)),
+        ("min_quality", share),
+        ("min_reliability", share),
+        ("min_samples", positive),
+        ("min_trials", positive),
+        ("emit_epsilon_e9", natural),
+        ("emit_min_interval_ms", natural),
+        ("heartbeat_ms", positive),
+        ("evidence_modes", each(name)),
+        ("actor", identifier),
+    ),
+    "RateCardUpdated": (
+        *_headed(),
+        ("provider", identifier),
+        ("model", identifier),
+        ("unit", one_of("INPUT_TOKEN", "CACHED_TOKEN", "OUTPUT_TOKEN")),
+        ("price_picousd_per_million", money),
+        ("currency", one_of("USD")),
+        ("valid_from_ms", time_ms),
+        ("valid_to_ms", maybe(time_ms)),
+        ("version", positive),
+        ("origin", maybe(text)),
+    ),
+    "BudgetUpdated": (
+        *_headed(identifier),
+        ("budget", identifier),
+        ("cap_picousd", between(1, LONG)),
+        ("period", one_of("HOUR", "DAY", "MONTH")),
+        ("thresholds", each(between(1, 1000))),
+        ("at_cap", one_of("DENY", "DOWNGRADE", "ALLOW_EMERGENCY")),
+        ("actor", identifier),
+    ),
+    "BudgetThresholdCrossed": (
+        *_headed(identifier),
+        ("budget", identifier),
+        ("budget_event_id", identifier),
+        ("period_start_ms", time_ms),
+        ("spent_picousd", money),
+        ("cap_picousd", money),
+    ),
+    "ModelProfileScored": (
+        *_headed(),
+        ("status", one_of("PROVISIONAL", "FINAL", "HEARTBEAT")),
+        (
+            "entries",
+            each(
+                within(
+                    (
+                        ("score", FINITE_OR_NULL),
+                        ("score_se", FINITE_OR_NULL),
+                        ("score_raw", FINITE_OR_NULL),
+                        ("latency_us", FINITE_OR_NULL),
+                        ("latency_low_us", FINITE_OR_NULL),
+                        ("latency_high_us", FINITE_OR_NULL),
+                        ("cost_picousd_per_request", FINITE_OR_NULL),
+                        ("cost_picousd_per_1k_tokens", FINITE_OR_NULL),
+                        ("reliability", FINITE_OR_NULL),
+                        ("quality", FINITE_OR_NULL),
+                        (
+                            "terms",
+                            each(
+                                within(
+                                    (
+                                        ("value", finite),
+                                        ("reference", FINITE_OR_NULL),
+                                        ("contribution", finite),
+                                        ("standard_error", finite),
+                                    )
+                                )
+                            ),
+                        ),
+                    )
+                )
+            ),
+        ),
+    ),
+    "LateEvent": (*_headed(), ("origin_offset", offset), ("pane_start_ms", time_ms)),
+    "DeadLetter": (*_headed(), ("origin_offset", offset), ("detail", detail)),
+    "PaneFact": (),
+    "MeterMark": (),
+}
+
+
+def _between_fields(kind: str, f: Fields) -> str | None:
+    """Rules over more than one field; looked at when each field by itself is good."""
+    if kind == "ScoringPolicyUpdated":
+        weights = ("weight_quality", "weight_cost", "weight_latency", "weight_reliability")
+        good = sum(f[w] for w in weights) == 10_000
+    elif kind == "RateCardUpdated":
+        good = f["valid_to_ms"] is None or f["valid_to_ms"] > f["valid_from_ms"]
+    elif kind == "BudgetUpdated":
+        good = all(a < b for a, b in zip(f["thresholds"], f["thresholds"][1:], strict=False))
+    elif kind == "ModelProfileScored":
+        good = f["window_end_ms"] > f["window_start_ms"]
+    else:
+        good = True
+    return None if good else "invalid_field"
+
+
+class Decoder:
+    """Decodes with the writer's schema, resolved to ours where it is another one.
+
+    texts: schema text of an id, None if the registry does not know it.
+    """
+
+    def __init__(self, texts: Callable[[int], str | None]) -> None:
+        self._texts = texts
+        self._ours = {schema["name"]: schema for schema in _our_schemas()}
+        self._writers: dict[int, tuple[str, Any, Any] | None] = {}
+
+    def _writer(self, schema_id: int) -> tuple[str, Any, Any] | None:
+        """(full name, writer's schema, ours if it is another one) of a schema id."""
+        if schema_id not in self._writers:
+            found = self._texts(schema_id)
+            try:
+                schema = None if found is None else _parse(found)
+            except Exception:  # another kind of schema: it decodes nothing of ours
+                schema = None
+            if schema is None:
+                self._writers[schema_id] = None
+            else:
+                full = str(schema["name"]) if isinstance(schema, dict) else ""
+                ours = self._ours.get(full)
+                self._writers[schema_id] = (full, schema, None if schema == ours else ours)
+        return self._writers[schema_id]
+
+    def __call__(self, record: Record) -> tuple[str, Fields] | str:
+        """(record name, fields), or the reason why the record is a dead letter."""
+        key, value = record.key, record.value
+        if key is None:
+            return "null_key"
+        if not value:
+            return "empty_value"
+        if len(value) > MAX_BYTES:
+            return "too_large"
+        if value[0] != 0:
+            return "bad_magic"
+        if len(value) < 5:
+            return "bad_frame"
+        writer = self._writer(struct.unpack_from(">I", value, 1)[0])
+        if writer is None:
+            return "schema_unknown"
+        full, schema, reader = writer
+        kind = full.removeprefix("roster.")
+        if full not in self._ours or kind not in CARRIES[record.topic]:
+            return "schema_not_allowed"
+        source = io.BytesIO(value)
+        source.seek(5)
+        try:
+            fields: Any = fastavro.schemaless_reader(source, schema, reader)
+        except Exception:  # malformed input raises errors of many kinds
+            return "decode_error"
+        if source.tell() != len(value):
+            return "trailing_bytes"
+        reason = first_reason(CHECKS[kind], fields) or _between_fields(kind, fields)
+        if reason is not None:
+            return reason
+        if kind == "LlmInvocation" and key != f"{fields['tenant']}/{fields['event_id']}".encode():
+            return "invalid_field"
+        if kind == "ClockTick" and not (
+            fields["base_append_ms"] <= record.append_ms
+            and fields["base_occurred_at_ms"] <= fields["base_append_ms"] + 300_000
+        ):
+            return "out_of_range"
+        if kind in TIMED:
+            age = record.append_ms - fields["occurred_at_ms"]
+            if age > 35 * DAY_MS:
+                return "ts_too_old"
+            if age < -300_000:
+                return "ts_future"
+        return kind, fields
+
+
+def _parse(schema: str) -> Any:
+    return fastavro.parse_schema(json.loads(schema), named_schemas={})
+
+
+def _our_schemas() -> list[Any]:
+    folder = files("schemas") / "avsc"
+    return [
+        _parse(path.read_text(encoding="utf-8"))
+        for path in sorted(folder.iterdir(), key=lambda p: p.name)
+        if path.name.endswith(".avsc")
+    ]
