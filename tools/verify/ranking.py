@@ -48,8 +48,7 @@ def double(value: Fraction | None) -> float | None:
 def estimate_e9(index: int) -> int:
     """Value that stands for a bucket, 2*gamma**i/(gamma+1) us, in 1e-9 us (M4)."""
     i = min(index, OVERFLOW - 1)
-    up: int = 101**i
-    down: int = 99**i
+    up, down = pow(101, i), pow(99, i)
     return round(Fraction(E9 * 99 * up, 100 * down))
 
 

@@ -225,6 +225,7 @@ def compare_gaps(
     """Between the first and the last final of a key there is one for every pane that enters or
     leaves the window with evidence; after the last one the scorer only lags."""
     report.subject(GAPS)
+    behind = 0
     for key, seen in sorted(made.seen.items()):
         role = inputs.evidence.get(key[0], {})
         touched = {pane for start in role for pane in (start, start + WINDOW_PANES * PANE_MS)}
@@ -236,9 +237,9 @@ def compare_gaps(
         for at in sorted(due - seen):
             report.differs(GAPS, f"{TOPIC} {'/'.join(key)} as of {at}", "a final", MISSING)
         report.count(GAPS, len(due & seen))
-        behind = [at for at in as_of if watermark_ms is not None and max(seen) < at <= watermark_ms]
-        if behind:
-            report.remark(
-                f"the scorer lags: {len(behind)} panes of {'/'.join(key)} are closed by the marks"
-                " and have no final yet"
-            )
+        if watermark_ms is not None:
+            behind += sum(max(seen) < at <= watermark_ms for at in as_of)
+    if behind:
+        report.remark(
+            f"the scorer lags: {behind:,} finals of panes that the marks have closed are due"
+        )

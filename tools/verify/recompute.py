@@ -10,9 +10,11 @@ import math
 import re
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from fractions import Fraction
+from operator import add
 from typing import Final
 
 from tools.verify.log import Record
@@ -163,9 +165,8 @@ class Totals:
         }
 
 
-def _add(into: list[int], more: "tuple[int, ...] | list[int]") -> None:
-    for i, value in enumerate(more):
-        into[i] += value
+def _add(into: list[int], more: Sequence[int]) -> None:
+    into[:] = map(add, into, more)
 
 
 PaneKey = tuple[str, str, int]  # role, mode, start of the pane
@@ -182,9 +183,17 @@ def fact_models(pane: Pane) -> list[Fields]:
     return [pane[pair].as_fields(*pair) for pair in sorted(pane, key=by_bytes)]
 
 
-def _digest(*parts: str | bytes) -> bytes:
-    joined = b"\x1f".join(p.encode() if isinstance(p, str) else p for p in parts)
-    return hashlib.blake2b(joined, digest_size=16).digest()
+Seen = tuple[bytes, bytes]
+"""Digests of (tenant, source, event_id) and of the record's value."""
+
+
+def seen(record: Record, f: Fields) -> Seen:
+    """What an invocation is known by: its identity, and its body."""
+    identity = f"{f['tenant']}\x1f{f['source']}\x1f{f['event_id']}".encode()
+    return (
+        hashlib.blake2b(identity, digest_size=16).digest(),
+        hashlib.blake2b(record.value or b"", digest_size=16).digest(),
+    )
 
 
 @dataclass(slots=True)
@@ -201,18 +210,18 @@ class Meter:
     open_from: dict[int, int] = field(default_factory=dict)  # first offset of each open pane
     changed_at: dict[PaneKey, int] = field(default_factory=dict)  # offset of the last applied
 
-    def step(self, record: Record, decoded: tuple[str, Fields] | str) -> str:
-        """Verdict of the next record of the partition."""
+    def step(self, record: Record, decoded: tuple[str, Fields] | str, known: Seen | None) -> str:
+        """Verdict of the next record of the partition; known: of an invocation."""
         self.records += 1
-        verdict = self._judge(record, decoded)
+        verdict = self._judge(record, decoded, known)
         self.verdicts[verdict] += 1
         return verdict
 
-    def _judge(self, record: Record, decoded: tuple[str, Fields] | str) -> str:
+    def _judge(self, record: Record, decoded: tuple[str, Fields] | str, known: Seen | None) -> str:
         if isinstance(decoded, str):
             return "dead_lettered"
-        kind, f = decoded
-        if kind == "ClockTick":
+        f = decoded[1]
+        if known is None:
             self._advance(f["base_occurred_at_ms"] + record.append_ms - f["base_append_ms"])
             return "control"
         ts = f["occurred_at_ms"]
@@ -223,8 +232,7 @@ class Meter:
             self.newest_event_ms, self.newest_append_ms = ts, record.append_ms
         ids = self.open_ids.setdefault(pane, {})
         self.open_from.setdefault(pane, record.offset)
-        identity = _digest(f["tenant"], f["source"], f["event_id"])
-        body = _digest(record.value or b"")
+        identity, body = known
         first = ids.setdefault(identity, body)
         if first is not body:
             verdict = "duplicate" if first == body else "conflict"
@@ -244,6 +252,8 @@ class Meter:
         moved = ts - BOUND_MS - 1
         if self.watermark_ms is None or moved > self.watermark_ms:
             self.watermark_ms = moved
+            if min(self.open_ids, default=moved) + PANE_MS + GRACE_MS > moved:
+                return
             for pane in [p for p in self.open_ids if p + PANE_MS + GRACE_MS <= moved]:
                 del self.open_ids[pane], self.open_from[pane]
 
@@ -324,15 +334,14 @@ class Ledger:
 
     ids: dict[bytes, bytes] = field(default_factory=dict)
 
-    def step(self, record: Record, decoded: tuple[str, Fields] | str) -> str:
-        """Verdict of the next record of the partition."""
+    def step(self, decoded: tuple[str, Fields] | str, known: Seen | None) -> str:
+        """Verdict of the next record of the partition; known: of an invocation."""
         if isinstance(decoded, str):
             return "dead_lettered"
-        kind, f = decoded
-        if kind == "ClockTick":
+        if known is None:
             return "control"
-        body = _digest(record.value or b"")
-        first = self.ids.setdefault(_digest(f["tenant"], f["source"], f["event_id"]), body)
+        identity, body = known
+        first = self.ids.setdefault(identity, body)
         if first is body:
             return "applied"
         return "duplicate" if first == body else "conflict"

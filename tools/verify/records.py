@@ -10,6 +10,7 @@ import math
 import re
 import struct
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from importlib.resources import files
 from typing import Any, Final
 from uuid import UUID, uuid5
@@ -57,15 +58,17 @@ def derived_id(kind: str, *parts: object) -> str:
 # What a field must be. Each check gives None or the reason code.
 
 
+@lru_cache(maxsize=10_000)  # tenants, models, sources: few, and the same ones again and again
 def identifier(value: Any) -> str | None:
-    good = isinstance(value, str) and IDENTIFIER.fullmatch(value) and ".." not in value
-    return None if good else "invalid_field"
+    return event_id(value) if value != NIL else None
 
 
 def event_id(value: Any) -> str | None:
-    return "invalid_field" if value == NIL else identifier(value)
+    good = isinstance(value, str) and IDENTIFIER.fullmatch(value) and ".." not in value
+    return None if good and value != NIL else "invalid_field"
 
 
+@lru_cache(maxsize=10_000)
 def name(value: Any) -> str | None:
     return None if isinstance(value, str) and NAME.fullmatch(value) else "invalid_field"
 
