@@ -1,6 +1,5 @@
-"""Exact rounding: integers and fractions in, integers out."""
+"""Exact rounding: ratios of integers in, integers out."""
 
-from fractions import Fraction
 from math import isqrt
 
 from schemas.values import BILLION
@@ -15,17 +14,17 @@ def round_div(numerator: int, denominator: int) -> int:
     return quotient
 
 
-def e9(value: Fraction) -> int:
-    """A value as the nearest integer of 1e-9, half to even."""
-    return round_div(value.numerator * BILLION, value.denominator)
+def e9(numerator: int, denominator: int) -> int:
+    """A ratio as the nearest integer of 1e-9, half to even; denominator above 0."""
+    return round_div(numerator * BILLION, denominator)
 
 
-def sqrt_e9(square: Fraction) -> int:
-    """Square root of a value (0 or above) as the nearest integer of 1e-9."""
-    n, d = square.numerator * BILLION**2, square.denominator
-    root = isqrt(n // d)
-    middle = (2 * root + 1) ** 2 * d  # of root and root + 1, squared and times 4d
-    if 4 * n > middle or (4 * n == middle and root % 2):
+def sqrt_e9(numerator: int, denominator: int) -> int:
+    """Square root of a ratio (0 or above) as the nearest integer of 1e-9, half to even."""
+    scaled = numerator * BILLION**2
+    root = isqrt(scaled // denominator)
+    middle = (2 * root + 1) ** 2 * denominator  # of root and root + 1, squared, times 4
+    if 4 * scaled > middle or (4 * scaled == middle and root % 2):
         root += 1
     return root
 

@@ -110,72 +110,125 @@ def cost_of(evidence: Evidence, unit: CostUnit) -> Cost:
     return Cost(per_request, per_1k, per_1k, spread, None)
 
 
+Ratio = tuple[int, int]
+"""(numerator, denominator), denominator above 0, not reduced: most are used once, and reducing
+costs more than it saves."""
+
+
+def _plus(a: Ratio, b: Ratio) -> Ratio:
+    return a[0] * b[1] + b[0] * a[1], a[1] * b[1]
+
+
+def _emit(value: Ratio) -> float:
+    return double(e9(*value))
+
+
+def _pair(value: Fraction) -> Ratio:
+    return value.numerator, value.denominator
+
+
 @dataclass(frozen=True, slots=True)
 class _Term:
+    """share: what it adds to the score. variance: of that share."""
+
     name: str
-    value: Fraction
-    reference: Fraction | None
+    value: Ratio
+    reference: int | None
     floored: bool
     weight: int
-    share: Fraction  # what it adds to the score
-    variance: Fraction
+    share: Ratio
+    variance: Ratio
     n: int
 
     def wire(self) -> ScoreTerm:
         return ScoreTerm.model_construct(
             name=self.name,
             value=_emit(self.value),
-            reference=None if self.reference is None else _emit(self.reference),
+            reference=None if self.reference is None else float(self.reference),
             floored=self.floored,
             weight=self.weight,
             contribution=_emit(self.share),
-            standard_error=double(sqrt_e9(self.variance)),
+            standard_error=double(sqrt_e9(*self.variance)),
             n=self.n,
         )
 
 
-def _emit(value: Fraction) -> float:
-    return double(e9(value))
-
-
-def _maybe(value: Fraction | int | None) -> float | None:
-    return None if value is None else _emit(Fraction(value))
+def _share_term(name: str, weight: int, value: Ratio, strength: int, n: int) -> _Term:
+    """A share (quality, reliability) with a prior of this strength (M2)."""
+    hit, of = value
+    return _Term(
+        name,
+        value,
+        None,
+        False,
+        weight,
+        (weight * hit, WHOLE * of),
+        (weight**2 * hit * (of - hit), WHOLE**2 * of**2 * (n + strength + 1)),
+        n,
+    )
 
 
 def _ratio_term(
     name: str,
     weight: int,
-    measured: Fraction,
-    variance: Fraction,
+    measured: Ratio,
+    variance: Ratio,
     reference: int,
-    most: Fraction,
+    most_percent: int,
     n: int,
 ) -> _Term:
-    """A term that falls as its measure grows: weight * reference / measured, capped at most."""
-    share = Fraction(weight, WHOLE)
-    floored = measured == 0 or reference >= most * measured
+    """A term that falls as its measure grows: weight * reference / measured, capped."""
+    value, of = measured
+    floored = value == 0 or reference * of * 100 >= most_percent * value
     if floored:
-        gain, spread = share * most, Fraction(0)
+        gain, spread = (weight * most_percent, WHOLE * 100), (0, 1)
     else:
-        gain = share * reference / measured
-        spread = (share * reference) ** 2 * variance / measured**4
-    return _Term(name, measured, Fraction(reference), floored, weight, gain, spread, n)
+        gain = (weight * reference * of, WHOLE * value)
+        spread = (
+            (weight * reference) ** 2 * variance[0] * of**4,
+            WHOLE**2 * variance[1] * value**4,
+        )
+    return _Term(name, measured, reference, floored, weight, gain, spread, n)
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What does not depend on weights: shared by all policies of one percentile and cost unit."""
+    """What does not depend on weights: shared by all policies of one percentile and cost unit.
+    fields: those of RankingEntry that follow from it alone."""
 
     evidence: Evidence
     latency: Latency | None
     cost: Cost | None
+    fields: dict[str, Any]
 
 
 def measure(evidence: Evidence, percentile: int, unit: CostUnit) -> Measured:
     """Latency and cost of a model; None without a complete response."""
-    if evidence.complete == 0:
-        return Measured(evidence, None, None)
-    return Measured(evidence, latency_of(evidence, percentile), cost_of(evidence, unit))
+    latency = latency_of(evidence, percentile) if evidence.complete else None
+    cost = cost_of(evidence, unit) if evidence.complete else None
+
+    def maybe(value: Fraction | None) -> float | None:
+        return None if value is None else _emit(_pair(value))
+
+    fields = {
+        "invocations": evidence.invocations,
+        "complete": evidence.complete,
+        "trials": evidence.trials,
+        "hits": evidence.complete,
+        "rate_limited": evidence.rate_limited,
+        "latency_us": None if latency is None else _emit(_pair(latency.value_us)),
+        "latency_low_us": None
+        if latency is None or latency.low_us is None
+        else float(latency.low_us),
+        "latency_high_us": None
+        if latency is None or latency.high_us is None
+        else float(latency.high_us),
+        "cost_picousd_per_request": maybe(None if cost is None else cost.per_request),
+        "cost_picousd_per_1k_tokens": maybe(None if cost is None else cost.per_1k_tokens),
+        "prior_only": True,
+        "flags": ("parts_missing", *(latency.flags if latency is not None else ())),
+    }
+    return Measured(evidence, latency, cost, fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,130 +243,99 @@ class _Scored:
 def _score(who: Who, measured: Measured, policy: ScoringPolicyUpdated) -> _Scored:
     evidence, latency, cost = measured.evidence, measured.latency, measured.cost
     strength = policy.prior_strength
-    quality = Fraction(policy.prior_quality, WHOLE)
-    prior = Fraction(strength * policy.prior_reliability, WHOLE)
-    reliability = (evidence.complete + prior) / (evidence.trials + strength)
-    reason = None
-    if latency is None or cost is None:
-        reason = "no_complete_response"
-    elif cost.value is None:
-        reason = cost.reason
-    flags = ("parts_missing", *(latency.flags if latency is not None else ()))
-    shared: dict[str, Any] = {
+    quality = (policy.prior_quality, WHOLE)
+    reliability = (
+        evidence.complete * WHOLE + strength * policy.prior_reliability,
+        (evidence.trials + strength) * WHOLE,
+    )
+    fields = {
+        **measured.fields,
         "provider": who[0],
         "model": who[1],
-        "invocations": evidence.invocations,
-        "complete": evidence.complete,
-        "trials": evidence.trials,
-        "hits": evidence.complete,
-        "rate_limited": evidence.rate_limited,
-        "latency_us": None if latency is None else _emit(latency.value_us),
-        "latency_low_us": None if latency is None else _maybe(latency.low_us),
-        "latency_high_us": None if latency is None else _maybe(latency.high_us),
-        "cost_picousd_per_request": None if cost is None else _maybe(cost.per_request),
-        "cost_picousd_per_1k_tokens": None if cost is None else _maybe(cost.per_1k_tokens),
         "reliability": _emit(reliability) if evidence.trials else None,
         "quality": _emit(quality),
-        "prior_only": True,
-        "flags": flags,
     }
     if latency is None or cost is None or cost.value is None:
         entry = RankingEntry.model_construct(
             status="unrankable",
-            reason=reason,
+            reason="no_complete_response" if cost is None else cost.reason,
             rank=None,
             score=None,
             score_se=None,
             score_raw=None,
             terms=(),
-            **shared,
+            **fields,
         )
         return _Scored(entry, 2, (0, Fraction(0)))
-    most = Fraction(policy.max_ratio_percent, 100)
-    weights = (policy.weight_quality, policy.weight_reliability)
+    n, most = evidence.complete, policy.max_ratio_percent
     terms = (
-        _Term(
-            "quality",
-            quality,
-            None,
-            False,
-            weights[0],
-            Fraction(weights[0], WHOLE) * quality,
-            Fraction(weights[0], WHOLE) ** 2 * quality * (1 - quality) / (strength + 1),
-            0,
-        ),
+        _share_term("quality", policy.weight_quality, quality, strength, 0),
         _ratio_term(
             "cost",
             policy.weight_cost,
-            cost.value,
-            cost.variance,
+            _pair(cost.value),
+            _pair(cost.variance),
             policy.reference_cost_picousd,
             most,
-            evidence.complete,
+            n,
         ),
         _ratio_term(
             "latency",
             policy.weight_latency,
-            latency.value_us,
-            latency.variance,
+            _pair(latency.value_us),
+            _pair(latency.variance),
             policy.reference_latency_us,
             most,
-            evidence.complete,
+            n,
         ),
-        _Term(
-            "reliability",
-            reliability,
-            None,
-            False,
-            weights[1],
-            Fraction(weights[1], WHOLE) * reliability,
-            Fraction(weights[1], WHOLE) ** 2
-            * reliability
-            * (1 - reliability)
-            / (evidence.trials + strength + 1),
-            evidence.trials,
+        _share_term(
+            "reliability", policy.weight_reliability, reliability, strength, evidence.trials
         ),
     )
-    score = e9(sum((t.share for t in terms), Fraction(0)))
+    score, variance = (0, 1), (0, 1)
+    for term in terms:
+        score, variance = _plus(score, term.share), _plus(variance, term.variance)
+    units = e9(*score)
     status, reason, group = "provisional", "prior_only", 0
     if policy.prior_quality < policy.min_quality:
         status, reason, group = "ineligible", "quality_below_gate", 1
-    elif reliability < Fraction(policy.min_reliability, WHOLE):
+    elif reliability[0] * WHOLE < policy.min_reliability * reliability[1]:
         status, reason, group = "ineligible", "reliability_below_gate", 1
-    elif evidence.complete < policy.min_samples or evidence.trials < policy.min_trials:
+    elif n < policy.min_samples or evidence.trials < policy.min_trials:
         reason = "few_samples"
     entry = RankingEntry.model_construct(
         status=status,
         reason=reason,
         rank=None,
-        score=double(score),
-        score_se=double(sqrt_e9(sum((t.variance for t in terms), Fraction(0)))),
+        score=double(units),
+        score_se=double(sqrt_e9(*variance)),
         score_raw=_raw(policy, quality, cost.value, latency.value_us, reliability),
-        terms=tuple(t.wire() for t in terms),
-        **shared,
+        terms=tuple([t.wire() for t in terms]),
+        **fields,
     )
-    return _Scored(entry, group, (-score, cost.value))
+    return _Scored(entry, group, (-units, cost.value))
 
 
 def _raw(
     policy: ScoringPolicyUpdated,
-    quality: Fraction,
+    quality: Ratio,
     cost: Fraction,
     latency_us: Fraction,
-    reliability: Fraction,
+    reliability: Ratio,
 ) -> float | None:
     """Score exactly as seed 001 writes it (R49): cost in USD, latency in ms; for audit only."""
     if cost == 0:
         return None
-    return _emit(
-        (
-            policy.weight_quality * quality
-            + policy.weight_cost * 10**12 / cost
-            + policy.weight_latency * 1000 / latency_us
-            + policy.weight_reliability * reliability
-        )
-        / WHOLE
+    parts: tuple[Ratio, ...] = (
+        (policy.weight_quality * quality[0], quality[1]),
+        (policy.weight_cost * 10**12 * cost.denominator, cost.numerator),
+        (policy.weight_latency * 1000 * latency_us.denominator, latency_us.numerator),
+        (policy.weight_reliability * reliability[0], reliability[1]),
     )
+    total: Ratio = (0, 1)
+    for part in parts:
+        total = _plus(total, part)
+    return _emit((total[0], total[1] * WHOLE))
 
 
 def rank(

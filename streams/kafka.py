@@ -1,6 +1,7 @@
 """Clients of the broker, with the settings that exactness and speed need (streams.md, 1.1)."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
@@ -76,11 +77,39 @@ def partitions(
 
 def end_offsets(client: Consumer, topic: str, timeout_s: float = 10.0) -> dict[int, int]:
     """Per partition the offset after the last record that a reader can see (committed reads:
-    the last stable offset)."""
-    return {
-        p: client.get_watermark_offsets(TopicPartition(topic, p), timeout=timeout_s)[1]
-        for p in partitions(client, topic)
+    the last stable offset). Raises Unreachable, LogDamaged (no such topic)."""
+    return {p: watermarks(client, topic, p, timeout_s)[1] for p in partitions(client, topic)}
+
+
+def watermarks(
+    client: Consumer, topic: str, partition: int, timeout_s: float = 10.0
+) -> tuple[int, int]:
+    """(first offset, offset after the last visible record) of a partition.
+
+    Just after a topic was made, or while it moves, its leader may not know it yet: that is waited
+    for, up to timeout_s. Raises Unreachable after it.
+    """
+    until = time.monotonic() + timeout_s
+    while True:
+        try:
+            found: tuple[int, int] = client.get_watermark_offsets(
+                TopicPartition(topic, partition), timeout=timeout_s
+            )
+            return found
+        except KafkaException as error:
+            if error.args[0].code() not in NO_LEADER_YET or time.monotonic() > until:
+                raise Unreachable(f"{topic}[{partition}]: {error.args[0].str()}") from None
+            time.sleep(0.05)
+
+
+NO_LEADER_YET: Final = frozenset(
+    {
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError._UNKNOWN_PARTITION,
     }
+)
 
 
 def check(message: Message) -> Message:
@@ -134,10 +163,7 @@ def read_to_end(
     client = consumer(bootstrap, "roster-reader", **{"enable.partition.eof": True})
     try:
         last = end_offsets(client, topic) if end is None else end
-        begin = {
-            p: (start or {}).get(p, client.get_watermark_offsets(TopicPartition(topic, p))[0])
-            for p in last
-        }
+        begin = {p: (start or {}).get(p, watermarks(client, topic, p)[0]) for p in last}
         open_ = {p for p in last if begin[p] < last[p]}
         if not open_:
             return

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Final
 
+from schemas.values import MAX_PICOUSD
 from streams.errors import BadConfiguration
 
 PICO: Final = 10**12
@@ -24,9 +25,14 @@ def picousd(text: str, field: str) -> int:
     """A decimal amount in USD as pico-USD, exactly. Raises BadConfiguration naming the field."""
     try:
         value = Decimal(text.lstrip("$")) * PICO
-        whole = int(value)
-    except (ArithmeticError, ValueError):
-        raise BadConfiguration(f"{field} is {text!r}; allowed: USD as a decimal number") from None
+        fits = 0 <= value <= MAX_PICOUSD
+    except ArithmeticError:
+        fits = False
+    if not fits:
+        raise BadConfiguration(
+            f"{field} is {text!r}; allowed: USD as a decimal number from 0 to 9,223,372"
+        )
+    whole = int(value)
     if value != whole:
         raise BadConfiguration(f"{field} is {text!r}; allowed: at most 12 decimals")
     return whole

@@ -65,12 +65,14 @@ def _title(state: State, width: int) -> Text:
         f" {state.deployment} ",
         (state.mode or "no mode", "bold magenta"),
     )
-    right = Text(
-        f"event time {clock(state.event_ms)}  watermark {clock(state.watermark_ms)}"
-        f"  clock {clock(state.now_ms)} UTC"
+    times = (
+        (" event time " if width >= WIDE else " event ", clock(state.event_ms)),
+        ("  watermark ", clock(state.watermark_ms)),
+        ("  now ", f"{clock(state.now_ms)} UTC"),
     )
-    gap = width - left.cell_len - right.cell_len
-    return Text.assemble(left, " " * max(1, gap), right)
+    right = Text.assemble(*(part for name, at in times for part in ((name, "dim"), at)))
+    left = _fit(left, width - right.cell_len)
+    return Text.assemble(left, " " * (width - left.cell_len - right.cell_len), right)
 
 
 def _notice(state: State, width: int) -> list[Text]:

@@ -197,7 +197,6 @@ def test_the_same_id_is_charged_once_for_ever_whatever_form_it_has(book: Book) -
         assert [c.row for c in conflict.conflicts] == [0]
         first = book.rows(f"SELECT src_offset FROM invocations WHERE event_id='{event_id}'")
         assert conflict.conflicts[0].first_offset == first[0][0]
-    assert book.rows("SELECT count(*), sum(n)::INT FROM invocations, cost_panes")[0][0] > 0
     assert book.rows("SELECT count(*) FROM invocations") == [(6,)]
     assert book.rows("SELECT sum(n) FROM cost_panes") == [(6,)]
 

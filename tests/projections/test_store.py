@@ -15,7 +15,10 @@ def test_a_second_process_is_told_who_holds_the_file(tmp_path: Path) -> None:
     path = tmp_path / store.FILE
     db = store.connect(path)
     try:
-        code = f"from projections import store; from pathlib import Path; store.connect(Path({str(path)!r}))"
+        code = (
+            "from pathlib import Path; from projections import store;"
+            f" store.connect(Path({str(path)!r}))"
+        )
         other = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=False
         )

@@ -21,10 +21,10 @@ def test_a_unit_above_zero_without_a_price_leaves_the_cost_unknown() -> None:
     assert cost_picousd((0, 0, 0), (None, None, None)) == 0
 
 
-@pytest.mark.parametrize(("numerator", "rounded"), [(1, 0), (2, 1), (3, 2), (5, 2), (6, 3), (7, 4)])
-def test_halves_are_rounded_to_the_even_neighbour(numerator: int, rounded: int) -> None:
-    quarter_or_half = {1: 4, 2: 2, 3: 2, 5: 2, 6: 2, 7: 2}[numerator]
-    assert round_half_even(numerator, quarter_or_half) == rounded
+@pytest.mark.parametrize(("halves", "rounded"), [(1, 0), (2, 1), (3, 2), (5, 2), (7, 4), (9, 4)])
+def test_halves_are_rounded_to_the_even_neighbour(halves: int, rounded: int) -> None:
+    assert round_half_even(halves, 2) == rounded
+    assert cost_picousd((halves, 0, 0), (500_000, None, None)) == rounded
 
 
 @given(st.integers(0, 10**30), st.integers(1, 10**7))

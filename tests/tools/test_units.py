@@ -16,7 +16,7 @@ def test_usd_are_read_exactly_or_refused() -> None:
     assert picousd("0.1", "x") == 100_000_000_000
     assert picousd("$12", "x") == 12 * 10**12
     assert picousd("0.000000000001", "x") == 1
-    for wrong in ("ten", "", "0.0000000000001", "NaN", "1e400000", "Infinity"):
+    for wrong in ("ten", "", "0.0000000000001", "NaN", "1e400000", "Infinity", "-1"):
         with pytest.raises(BadConfiguration, match="price"):
             picousd(wrong, "price")
 
