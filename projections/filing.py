@@ -1,7 +1,7 @@
 """One fetch -> one transaction: rows, sums, conclusions, counters and next offsets together."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Final
 
 import duckdb
@@ -240,6 +240,8 @@ def _conflict(message: Message, first_offset: int) -> Undecodable:
 def _dead_letter(catalogue: Catalogue, bad: Undecodable) -> Iterator[Letter]:
     """The dead letter of a record; none for a bad record among the dead letters themselves."""
     if bad.at.topic != DEAD_LETTERS.name:
+        if bad.schema_id is not None and bad.schema_id >= 2**31:  # the frame's id is a signed int
+            bad = replace(bad, schema_id=bad.schema_id - 2**32)
         event = bad.as_event(SOURCE)
         key = f"{bad.at.topic}/{bad.at.partition}/{bad.at.offset}".encode()
         yield Letter(event.event_id, DEAD_LETTERS.name, key, encode(catalogue, DEAD_LETTERS, event))
@@ -259,7 +261,8 @@ def save(db: duckdb.DuckDBPyConnection, counters: dict[Place, Counters]) -> None
         db.execute("INSERT OR REPLACE INTO projection_offsets BY NAME SELECT * FROM batch")
 
 
-def new_counters(state: State, next_offsets: dict[Place, int]) -> None:
-    """Counters for partitions that the file does not know yet."""
-    for place, offset in next_offsets.items():
-        state.counters.setdefault(place, Counters(offset, offset))
+def begin(db: duckdb.DuckDBPyConnection, state: State, next_offsets: dict[Place, int]) -> None:
+    """Makes and writes counters for partitions that the file does not know yet."""
+    fresh = {p: Counters(o, o) for p, o in next_offsets.items() if p not in state.counters}
+    state.counters.update(fresh)
+    save(db, fresh)

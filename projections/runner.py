@@ -23,6 +23,7 @@ from projections import filing, outbox, store
 from projections.filing import State
 from projections.intake import Intake, Place
 from projections.reader import Desk, Unavailable, serving
+from projections.store import Store
 from streams import settings as settings_
 from streams.errors import BadConfiguration, RosterError, Unreachable
 from streams.kafka import Outbound, producer
@@ -52,7 +53,7 @@ def run(
     """
     done = threading.Event() if stop is None else stop
     path = settings.data / store.FILE
-    db = store.connect(path)  # first of all: it says who else is at work here
+    file = store.opened(path)  # first of all: it says who else is at work here
     desk = Desk()
     with (
         contextlib.ExitStack() as opened,
@@ -64,12 +65,12 @@ def run(
             outbound = Outbound(producer(settings.need_kafka()))
             address = opened.enter_context(serving(desk, settings.data, settings.bind, api_port))
         except BaseException:
-            db.close()
+            file.close()
             raise
         shell = Shell(settings, catalogue, outbound, desk, done)
         while True:
             try:
-                shell.project(db, None if ready is None else (lambda: ready(address)))
+                shell.project(file, None if ready is None else (lambda: ready(address)))
                 return 0
             except duckdb.Error as error:
                 if not _of_the_disk(error):
@@ -77,13 +78,12 @@ def run(
                 trouble = " ".join(str(error).split())
             finally:
                 desk.close("the projector is stopping")
-                with contextlib.suppress(duckdb.Error):
-                    db.close()
+                file.close()
             shell.say(f"the disk refuses {path}, nothing is filed until it takes it: {trouble}")
             reopened = _reopened(settings, done)
             if reopened is None:
                 return 0
-            db = reopened
+            file = reopened
             shell.say(f"the disk takes {path} again, going on")
 
 
@@ -94,11 +94,11 @@ def _of_the_disk(error: duckdb.Error) -> bool:
     )
 
 
-def _reopened(settings: Settings, done: threading.Event) -> duckdb.DuckDBPyConnection | None:
+def _reopened(settings: Settings, done: threading.Event) -> Store | None:
     """The file, as soon as it can be opened and written; None if told to stop before."""
     while not done.wait(DISK_PAUSE_S):
         with contextlib.suppress(BadConfiguration, duckdb.Error):
-            return store.connect(settings.data / store.FILE)
+            return store.opened(settings.data / store.FILE)
     return None
 
 
@@ -148,15 +148,14 @@ class Shell:
         print(f"{NAME}: {line}", file=sys.stderr, flush=True)
         self._status.write(records_in=self._records, records_out=self._filed, note=line, force=True)
 
-    def project(
-        self, db: duckdb.DuckDBPyConnection, ready: Callable[[], None] | None = None
-    ) -> None:
+    def project(self, file: Store, ready: Callable[[], None] | None = None) -> None:
         """Files the log until told to stop. Raises duckdb.Error, RosterError."""
+        db = file.db
         state = filing.load(db)
         stored = {place: counters.next_offset for place, counters in state.counters.items()}
         intake = Intake(self._settings.need_kafka(), stored)
         try:
-            filing.new_counters(state, intake.next)
+            filing.begin(db, state, intake.next)
             # What was sent before a crash must be read back before anything is sent again.
             read_back = intake.ends(outbox.TOPICS)
             self._desk.status = self._report(state, intake)
@@ -168,7 +167,7 @@ class Shell:
             while not self._done.is_set():
                 moved = self._step(db, state, intake)
                 self._send(state, read_back)
-                self._snapshots(db, state)
+                self._snapshots(file, state)
                 self._tell(state, intake)
                 now = time.monotonic()
                 if moved:
@@ -207,14 +206,13 @@ class Shell:
             self._next_send = now + SEND_AGAIN_S
             self.say(f"conclusions wait in the outbox: {error}")
 
-    def _snapshots(self, db: duckdb.DuckDBPyConnection, state: State) -> None:
+    def _snapshots(self, file: Store, state: State) -> None:
         wishes = self._desk.wishes()
         if not wishes:
             return
         try:
-            data = self._settings.data
             made = {
-                "path": str(store.snapshot(db, data / store.FILE, data / "snapshots")),
+                "path": str(file.snapshot(self._settings.data / "snapshots")),
                 "offsets": _offsets(state),
             }
         except (duckdb.Error, OSError) as error:

@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
@@ -117,25 +118,50 @@ def schema(db: duckdb.DuckDBPyConnection, table: str) -> pa.Schema:
     return empty.schema
 
 
-def snapshot(db: duckdb.DuckDBPyConnection, path: Path, folder: Path) -> Path:
-    """Copies the file to a place where any tool may open it; returns the copy's path.
+@dataclass(frozen=True, slots=True)
+class Store:
+    """The open file. handle: for copies. It stays open as long as the database: closing any handle
+    of a file releases all locks that the process has on it (POSIX), DuckDB's among them."""
 
-    Called by the writer between transactions. Old copies are removed, the newest few stay.
-    """
-    rows = db.execute("SELECT coalesce(sum(next_offset), 0) FROM projection_offsets").fetchall()
-    target = folder / f"roster-{int(rows[0][0]):015d}.duckdb"
-    folder.mkdir(parents=True, exist_ok=True)
-    db.execute("CHECKPOINT")
-    wal = path.with_name(path.name + ".wal")
-    if wal.exists() and wal.stat().st_size > 0:
-        raise duckdb.TransactionException("a reader holds the log back, try again")
-    fresh = target.with_suffix(".tmp")
-    with path.open("rb") as source, fresh.open("wb") as copy:
-        while os.sendfile(copy.fileno(), source.fileno(), None, 1 << 30):
-            pass
-        copy.flush()
-        os.fsync(copy.fileno())
-    fresh.replace(target)
-    for old in sorted(folder.glob("roster-*.duckdb"))[:-SNAPSHOTS_KEPT]:
-        old.unlink(missing_ok=True)
-    return target
+    db: duckdb.DuckDBPyConnection
+    path: Path
+    handle: int
+
+    def close(self) -> None:
+        """Closes the file; another projector may have it then."""
+        with contextlib.suppress(duckdb.Error):  # already invalid after a failed write
+            self.db.close()
+        os.close(self.handle)
+
+    def snapshot(self, folder: Path) -> Path:
+        """Copies the file to a place where any tool may open it; returns the copy's path.
+
+        Called by the writer between transactions. Old copies are removed, the newest few stay.
+        Raises duckdb.Error, OSError.
+        """
+        rows = self.db.execute(
+            "SELECT coalesce(sum(next_offset), 0) FROM projection_offsets"
+        ).fetchall()
+        target = folder / f"roster-{int(rows[0][0]):015d}.duckdb"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.db.execute("CHECKPOINT")
+        log = self.path.with_name(self.path.name + ".wal")
+        if log.exists() and log.stat().st_size > 0:
+            raise duckdb.TransactionException("a reader holds the log back, try again")
+        fresh = target.with_suffix(".tmp")
+        with fresh.open("wb") as copy:
+            done = 0
+            while chunk := os.pread(self.handle, 1 << 24, done):
+                done += copy.write(chunk)
+            copy.flush()
+            os.fsync(copy.fileno())
+        fresh.replace(target)
+        for old in sorted(folder.glob("roster-*.duckdb"))[:-SNAPSHOTS_KEPT]:
+            old.unlink(missing_ok=True)
+        return target
+
+
+def opened(path: Path) -> Store:
+    """The file, open. Raises BadConfiguration as connect does."""
+    db = connect(path)
+    return Store(db, path, os.open(path, os.O_RDONLY))

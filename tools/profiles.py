@@ -51,11 +51,10 @@ class Change:
     why: str | None
 
 
-def change(
-    settings: Settings, fields: dict[str, object], within_s: float = VERDICT_WITHIN_S
-) -> Verdict:
+def change(settings: Settings, fields: dict[str, object], within_s: float | None = None) -> Verdict:
     """Publishes a model.profile.updated of those fields and waits for what the fold says.
 
+    within_s: default VERDICT_WITHIN_S.
     Raises BadEvent, Unreachable.
     """
     event = publish.checked_event(MODEL_PROFILE_UPDATED, fields, publish.now_ms())
@@ -79,7 +78,9 @@ def change(
             def judge(message: Message) -> Verdict | None:
                 return _judge(catalogue, message, unknown, key if deleting else None)
 
-            return _first(client, judge, within_s) or unknown
+            return _first(client, judge, VERDICT_WITHIN_S if within_s is None else within_s) or (
+                unknown
+            )
         finally:
             client.close()
 

@@ -189,6 +189,7 @@ def _watch(
                 draw(state)
             time.sleep(POLL_S)
         state = poller.state()
+        draw(state)
     memory["up"] = psutil.Process(os.getpid()).memory_info().rss
     return state, memory
 

@@ -33,6 +33,7 @@ KIND_STYLES: Final = {
 }
 BURSTS: Final = frozenset({"fallback", "dead"})
 SHORT: Final = {"dead_lettered": "dead", "duplicate": "dup"}
+SHORTER: Final = {**SHORT, "applied": "app", "conflict": "conf", "control": "ctl"}
 
 
 def render(state: State, width: int, height: int) -> RenderableType:
@@ -41,7 +42,8 @@ def render(state: State, width: int, height: int) -> RenderableType:
         return _cut(f"at least {MIN_WIDTH} x {MIN_HEIGHT} characters are needed", width)
     top = [_title(state, width), *_notice(state, width)]
     laws = [_law(law, width) for law in state.laws] or [Text("no reports yet", style="dim")]
-    rows = max(5, min(8, 1 + len(state.processes)), min(6, len(state.budgets)))
+    processes = [p for p in state.processes if height >= 30 or not _quiet(p)]
+    rows = max(5, min(8, 1 + len(processes)), min(6, len(state.budgets)))
     fixed = len(top) + 1 + (1 + rows) + 1 + len(laws) + 1
     # What is left goes to rankings and events; a tall console shows more of both.
     left = height - fixed
@@ -50,7 +52,7 @@ def render(state: State, width: int, height: int) -> RenderableType:
         *top,
         _rule("rankings", width),
         *_rankings(state, width, left - events),
-        _lower(state, width, rows),
+        _lower(processes, state.budgets, width, rows),
         _rule("conservation: consumed = sum of the verdicts", width),
         *laws,
         _rule("events", width),
@@ -157,7 +159,12 @@ def _ranking(ranking: ModelProfileScored, width: int, lines: int) -> list[Text |
     return parts
 
 
-def _lower(state: State, width: int, rows: int) -> Table:
+def _quiet(process: Process) -> bool:
+    """Nothing to tell of it that a small console has room for."""
+    return process.state == "ready" and process.in_per_s is None and not process.restarts
+
+
+def _lower(processes: Sequence[Process], budgets: Sequence[Budget], width: int, rows: int) -> Table:
     """Processes to the left, budgets to the right."""
     left = 55 if width >= WIDE else 42
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), show_header=False)
@@ -166,11 +173,11 @@ def _lower(state: State, width: int, rows: int) -> Table:
     table.add_row(
         Group(
             Rule(Text("processes", style="bold"), align="left", style="dim"),
-            _processes(state.processes[:rows], left, rows),
+            _processes(processes, left, rows),
         ),
         Group(
             Rule(Text("budgets", style="bold"), align="left", style="dim"),
-            *_budgets(state.budgets[:rows], width - left - 1, rows),
+            *_budgets(budgets[:rows], width - left - 1, rows),
         ),
     )
     return table
@@ -185,8 +192,8 @@ def _processes(processes: Sequence[Process], width: int, rows: int) -> Table:
         table.add_column(
             width=columns, justify="right" if right else "left", no_wrap=True, overflow="ellipsis"
         )
-    names = ("", "", "in/s", "out/s", "lag", "dead", "memory")
-    table.add_row(*(names if wide else (*names[:5], "†")), style="dim")
+    names = ("", "", "in/s", "out/s", "lag", "rst", "memory")
+    table.add_row(*(names if wide else names[:6]), style="dim")
     for process in processes[: rows - 1]:
         cells = [
             Text(process.name),
@@ -207,39 +214,33 @@ def _processes(processes: Sequence[Process], width: int, rows: int) -> Table:
 def _budgets(budgets: Sequence[Budget], width: int, rows: int) -> list[Text]:
     if not budgets:
         return [Text(" none reported yet", style="dim"), *_blank(rows - 1)]
-    name = max(len(b.tenant) for b in budgets)
-    name = min(name, 10)
+    name = min(10, max(len(budget.tenant) for budget in budgets))
+    digits = 2 if width >= 42 else 0
+    amounts = [
+        f"{usd(b.spent_picousd, digits)}/{usd(b.cap_picousd, 0)} {b.period[0].lower()}"
+        for b in budgets
+    ]
+    columns = width - name - len(" 100% ") - 1 - max(map(len, amounts))
     lines = []
-    for budget in budgets:
+    for budget, amount in zip(budgets, amounts, strict=True):
         share = budget.spent_picousd / budget.cap_picousd
         style = "red" if share >= 1 else "yellow" if share >= 0.8 else "green"
-        digits = 2 if width >= 42 else 0
-        amounts = f"{usd(budget.spent_picousd, digits)}/{usd(budget.cap_picousd, 0)}"
-        figures = f" {share * 100:4.0f}% {amounts} {budget.period[0].lower()}"
-        columns = width - name - 1 - len(figures)
-        lines.append(
-            Text.assemble(
-                set_cell_size(budget.tenant, name),
-                " ",
-                (bar(share, max(4, columns)), style),
-                figures,
-            )
-        )
+        tenant = set_cell_size(budget.tenant, name)
+        burn = (bar(share, max(3, columns)), style)
+        lines.append(_fit(Text.assemble(tenant, " ", burn, f"{share * 100:4.0f}% ", amount), width))
     return [*lines, *_blank(rows - len(lines))]
 
 
 def _law(law: Law, width: int) -> Text:
     tick = ("✓", "bold green") if law.holds else ("✗", "bold red")
-    counters = law.counters
-    verdicts = " + ".join(f"{counters.get(n, 0):,} {SHORT.get(n, n)}" for n in LAW)
-    line = Text.assemble(
-        f"{law.name:<10}", tick, f" {counters.get('consumed', 0):,} = ", (verdicts, "dim")
-    )
-    if line.cell_len > width:  # the figures matter most: without the words for what is zero
-        some = [f"{counters.get(n, 0):,} {SHORT.get(n, n)}" for n in LAW if counters.get(n, 0)]
-        line = Text.assemble(
-            f"{law.name:<10}", tick, f" {counters.get('consumed', 0):,} = ", " + ".join(some)
-        )
+    counters = {name: law.counters.get(name, 0) for name in LAW}
+    consumed = law.counters.get("consumed", 0)
+    some = [name for name in LAW if counters[name]]
+    for plus, names, words in ((" + ", LAW, SHORT), (" + ", some, SHORT), ("+", some, SHORTER)):
+        sums = plus.join(f"{counters[name]:,} {words.get(name, name)}" for name in names)
+        line = Text.assemble(f"{law.name:<10}", tick, f" {consumed:,} = ", (sums, "dim"))
+        if line.cell_len <= width:
+            break
     return _fit(line, width)
 
 

@@ -46,7 +46,7 @@ def catalogue(kafka: str, registry: str) -> Iterator[Catalogue]:
 class Producer:
     """Sends changes of some profiles of its own and knows what must come of them."""
 
-    def __init__(self, bootstrap: str, catalogue: Catalogue, rate: float = 300.0) -> None:
+    def __init__(self, bootstrap: str, catalogue: Catalogue, rate: float = 100.0) -> None:
         name = uuid4().hex[:8]
         self.keys = [(f"tenant:{name}", f"role-{n}", "PRODUCTION") for n in range(KEYS)]
         self.catalogue = catalogue
@@ -73,8 +73,8 @@ class Producer:
         stopped = threading.Event()
 
         def flow() -> None:
-            while not stopped.wait(20 / self.rate):
-                self.send(20)
+            while not stopped.wait(10 / self.rate):
+                self.send(10)
 
         thread = threading.Thread(target=flow)
         thread.start()
@@ -190,7 +190,11 @@ def test_no_input_is_skipped_and_none_stalls_while_workers_join_leave_and_die(
                     until(guest.ready, START_S, guest.log)
                 time.sleep(chance.uniform(0.0, 0.5))
                 for guest in guests:
-                    guest.end(signal.SIGKILL if joined in {3, 7} else signal.SIGTERM)
+                    assert guest.process is not None
+                    guest.process.send_signal(signal.SIGKILL if joined == 5 else signal.SIGTERM)
+                for guest in guests:
+                    assert guest.process is not None
+                    guest.process.wait(15)
                     guest.start()
         until(lambda: producer.arrived(kafka), 30, lambda: (producer.expected, steady.log()))
         assert steady.process is not None and steady.process.poll() is None, steady.log()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka import Consumer
 
 from projections import runner
 from schemas import Event, LlmInvocation
@@ -37,6 +39,7 @@ class Log:
     registry: str
     catalogue: Catalogue
     out: Outbound
+    client: Consumer
 
     def send(self, topic: Topic, event: Event, key: bytes = b"key") -> None:
         if isinstance(event, LlmInvocation):
@@ -50,15 +53,11 @@ class Log:
         self.out.flush()
 
     def ends(self) -> dict[str, dict[str, int]]:
-        client = consumer(self.bootstrap, "test-ends")
-        try:
-            return {
-                t.name: {str(p): e for p, e in end_offsets(client, t.name).items()}
-                for t in topics.TOPICS
-                if t.events and not t.internal
-            }
-        finally:
-            client.close()
+        return {
+            t.name: {str(p): e for p, e in end_offsets(self.client, t.name).items()}
+            for t in topics.TOPICS
+            if t.events and not t.internal
+        }
 
     def settings(self, data: Path) -> Settings:
         found = settings.load({"ROSTER_DATA": str(data)})
@@ -126,7 +125,9 @@ def log(kafka: str, registry: str) -> Iterator[Log]:
     """Topics and schemas are there."""
     topics.create(admin(kafka), 1)
     with Registry(registry) as client:
-        yield Log(kafka, registry, register_all(client), Outbound(producer(kafka)))
+        reader = consumer(kafka, "test-ends")
+        yield Log(kafka, registry, register_all(client), Outbound(producer(kafka)), reader)
+        reader.close()
 
 
 @pytest.fixture(scope="session")
@@ -146,6 +147,7 @@ def project(log: Log) -> Callable[[Path], Projector]:
                 runner.run(log.settings(data), ready=say, stop=made.stop)
             except BaseException as error:
                 made.failed.append(error)
+                traceback.print_exc()
                 ready.set()
 
         made.thread = threading.Thread(target=work, daemon=True)

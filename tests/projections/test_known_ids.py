@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from projections.known_ids import Fingerprints, as_arrow, bounds, follow_time, uuids
 from schemas.values import NAMESPACE
@@ -53,7 +54,7 @@ def test_the_bounds_of_a_batch_hold_all_its_ids(found: list[uuid.UUID]) -> None:
 
 @given(st.lists(st.lists(st.uuids(), max_size=20), max_size=12), st.lists(st.uuids(), max_size=20))
 def test_fingerprints_never_forget(batches: list[list[uuid.UUID]], others: list[uuid.UUID]) -> None:
-    def rows(found: list[uuid.UUID]) -> np.ndarray:  # type: ignore[type-arg]  # of uint8
+    def rows(found: list[uuid.UUID]) -> NDArray[np.uint8]:
         return uuids(pa.array([str(u) for u in found], pa.string()))
 
     known = Fingerprints()

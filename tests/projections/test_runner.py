@@ -1,5 +1,6 @@
 """The projector on the real broker: killed, cheated and asked while it works."""
 
+import json
 import os
 import random
 import resource
@@ -17,6 +18,7 @@ from typing import Any
 import duckdb
 import pytest
 
+from projections import runner
 from schemas import (
     BudgetUpdated,
     ClockTick,
@@ -37,7 +39,7 @@ from schemas.scoring_policy import CostUnit
 from schemas.values import MAX_RECORD_BYTES, Outcome
 from streams import topics
 from streams.codec import Undecodable, decode, encode, frame
-from streams.errors import BadConfiguration, LogDamaged
+from streams.errors import LogDamaged
 from streams.kafka import producer, read_to_end
 
 pytestmark = pytest.mark.kafka
@@ -119,22 +121,22 @@ def letters_of(log: Any, topic: str) -> dict[tuple[int, int], list[str]]:
 
 def plain_ledger(log: Any) -> tuple[dict[tuple[int, int], Any], Counter[str]]:
     """(partition, offset) -> (event, cost), and the number of records by verdict."""
-    cards = defaultdict(list)
+    cards: dict[tuple[str, str, PriceUnit], list[Any]] = defaultdict(list)
     for message in read_to_end(log.bootstrap, topics.RATE_CARD_UPDATED.name):
         recorded = decode(log.catalogue, message)
         if isinstance(recorded, Recorded) and isinstance(recorded.event, RateCardUpdated):
-            event = recorded.event
-            cards[event.provider, event.model, event.unit].append((event, recorded.at))
+            said = recorded.event
+            cards[said.provider, said.model, said.unit].append((said, recorded.at))
     rows: dict[tuple[int, int], Any] = {}
     first: dict[Any, bytes] = {}
     verdicts: Counter[str] = Counter()
     for message in read_to_end(log.bootstrap, topics.LLM_INVOCATION.name):
-        recorded = decode(log.catalogue, message)
-        if isinstance(recorded, Undecodable):
+        invoked = decode(log.catalogue, message)
+        if isinstance(invoked, Undecodable):
             verdicts["dead_lettered"] += 1
             continue
-        assert isinstance(recorded, Recorded)
-        event, at = recorded.event, recorded.at
+        assert isinstance(invoked, Recorded)
+        event, at = invoked.event, invoked.at
         if isinstance(event, ClockTick):
             verdicts["control"] += 1
             continue
@@ -269,7 +271,9 @@ def test_killed_at_any_time_it_ends_with_the_rows_of_an_unbroken_run(
             if rng.random() < 0.3:
                 log.raw("llm.invocation", b"key", b"nonsense %d" % rng.randrange(9))
             if rng.random() < 0.1:
-                log.send(topics.RATE_CARD_UPDATED, card(model, rng.choice(UNITS), rng.randrange(99)))
+                log.send(
+                    topics.RATE_CARD_UPDATED, card(model, rng.choice(UNITS), rng.randrange(99))
+                )
         log.flush()
 
     load = threading.Thread(target=produce)
@@ -344,14 +348,15 @@ def bad_invocations(log: Any) -> Iterator[tuple[str, bytes | None, bytes | None]
         {"reported_cost_picousd": -1},
     ):
         yield "out_of_range", *odd(**fields)
-    for fields in (
+    texts: tuple[dict[str, Any], ...] = (
         {"role": ""},
         {"tenant": ""},
         {"event_id": "x" * 129},
         {"event_id": str(uuid.UUID(int=0))},
         {"provider": "../etc"},
         {"model": "'; DROP TABLE x;--"},
-    ):
+    )
+    for fields in texts:
         yield "invalid_field", *odd(**fields)
     yield "invalid_field", b"someone/else", value
     yield "ts_future", *odd(occurred_at_ms=now_ms() + 3_600_000)
@@ -366,6 +371,7 @@ def test_each_bad_record_becomes_one_dead_letter_with_its_reason(log: Any, proje
         expected.append(reason)
     again = invocation()
     key = f"{again.tenant}/{again.event_id}".encode()
+    value = b""
     for event in (again, again, again.model_copy(update={"latency_us": 77})):
         value = encode(log.catalogue, topics.LLM_INVOCATION, event)
         log.raw("llm.invocation", key, value, partition=5)
@@ -414,7 +420,7 @@ def test_a_good_record_is_filed_within_a_second_of_any_bad_ones(log: Any, projec
 def test_a_repeated_id_is_counted_on_every_topic_and_a_conflict_is_a_dead_letter(
     log: Any, projector: Any
 ) -> None:
-    header = {"occurred_at_ms": now_ms(), "source": "test"}
+    header: dict[str, Any] = {"occurred_at_ms": now_ms(), "source": "test"}
     policy = ScoringPolicyUpdated(
         event_id=unique("policy"),
         **header,
@@ -472,7 +478,8 @@ def test_a_repeated_id_is_counted_on_every_topic_and_a_conflict_is_a_dead_letter
         assert len(found) == rows, table
         if rows == 3:
             verdicts = projector.sql(
-                f"SELECT verdict FROM {table} WHERE event_id = '{event.event_id}' ORDER BY src_offset"
+                f"SELECT verdict FROM {table} WHERE event_id = '{event.event_id}'"
+                " ORDER BY src_offset"
             )
             assert verdicts == [["applied"], ["duplicate"], ["conflict"]]
         assert ["id_conflict"] in letters_of(log, topic.name).values()
@@ -507,10 +514,9 @@ def test_thresholds_are_crossed_once_also_across_restarts(
     tenant = unique("tenant")
     log.send(topics.BUDGET_UPDATED, budget(tenant, 1000))
     log.flush()
-    for spent in (500, 299, 1, 150, 50, 900):
-        log.send(
-            topics.LLM_INVOCATION, invocation(tenant=tenant, reported_cost_picousd=spent)
-        )
+    for spends in ((500, 299), (1, 150), (50, 900)):
+        for spent in spends:
+            log.send(topics.LLM_INVOCATION, invocation(tenant=tenant, reported_cost_picousd=spent))
         log.flush()
         running = project(tmp_path)
         running.caught_up(log)
@@ -520,14 +526,18 @@ def test_thresholds_are_crossed_once_also_across_restarts(
     running.caught_up(log)
     (shown,) = [b for b in running.get("/v1/budgets")["budgets"] if b["tenant"] == tenant]
     running.end()
-    assert (shown["spent_picousd"], shown["cap_picousd"], shown["crossed"]) == (1900, 1000, [80, 100])
+    assert (shown["spent_picousd"], shown["cap_picousd"], shown["crossed"]) == (
+        1900,
+        1000,
+        [80, 100],
+    )
     said = [
         recorded.event
         for message in read_to_end(log.bootstrap, "budget.threshold.crossed")
         if isinstance(recorded := decode(log.catalogue, message), Recorded)
         and recorded.event.tenant == tenant  # type: ignore[attr-defined]  # the topic's only type
     ]
-    assert [(e.threshold_percent, e.spent_picousd) for e in said] == [(80, 800), (100, 1000)]  # type: ignore[attr-defined]  # as above
+    assert [(e.threshold_percent, e.spent_picousd) for e in said] == [(80, 950), (100, 1900)]  # type: ignore[attr-defined]  # as above
 
 
 def test_markers_of_transactions_are_passed_and_counted_as_control(
@@ -579,9 +589,7 @@ def test_a_snapshot_agrees_with_the_offsets_it_names(log: Any, projector: Any) -
         assert_ledger_is_that_of_the_log(log, copy)
 
 
-def test_answers_over_http_are_consistent_and_errors_are_one_line(
-    log: Any, projector: Any
-) -> None:
+def test_answers_over_http_are_consistent_and_errors_are_one_line(log: Any, projector: Any) -> None:
     log.send(
         topics.MODE_CHANGED,
         ModeChanged(
@@ -630,15 +638,55 @@ def test_a_log_that_lacks_what_was_filed_is_said_in_one_line(
             "UPDATE projection_offsets SET next_offset = next_offset + 1000000"
             " WHERE topic = 'mode.changed'"
         )
-    with pytest.raises(AssertionError) as failed:
-        project(tmp_path)
-    (error,) = failed.value.args[0].args[0] if False else (failed.value.__context__,) or (None,)
-    assert "mode.changed[0]" in str(failed.value)
-    del error
+    with pytest.raises(LogDamaged, match=r"mode\.changed\[0\]: the projection stands at offset"):
+        runner.run(log.settings(tmp_path))
 
 
-def test_a_second_projector_is_told_who_is_there(
-    log: Any, projector: Any, spawn: Start
+def test_a_full_disk_is_said_and_waited_for_and_nothing_is_lost(
+    log: Any, spawn: Start, tmp_path: Path
 ) -> None:
+    running = spawn(tmp_path)
+    running.caught_up(log)
+    running.post("/v1/snapshot")  # an empty log of the file: sizes are known
+    size = (tmp_path / "roster.duckdb").stat().st_size
+    resource.prlimit(
+        running.process.pid, resource.RLIMIT_FSIZE, (64 * 1024, resource.RLIM_INFINITY)
+    )
+    marker = unique("tenant")
+    for n in range(3000):
+        log.send(topics.LLM_INVOCATION, invocation(tenant=marker, request_id=f"{n}" * 50))
+    log.flush()
+    until = time.monotonic() + 30
+    while "the disk refuses" not in json.loads(
+        (tmp_path / "status" / "projector.json").read_text()
+    ).get("note", ""):
+        assert time.monotonic() < until, size
+        time.sleep(0.05)
+    resource.prlimit(
+        running.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    )
+    until = time.monotonic() + 30
+    while True:
+        try:
+            if running.sql(f"SELECT count(*) FROM invocations WHERE tenant = '{marker}'") == [
+                [3000]
+            ]:
+                break
+        except (OSError, AssertionError):  # not open again
+            pass
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    running.caught_up(log)
+    running.end()
+    said = running.process.stderr.read().decode().splitlines()
+    running.process.stderr.close()
+    assert any("the disk refuses" in line for line in said), said
+    assert any("the disk takes" in line for line in said), said
+    with duckdb.connect(str(tmp_path / "roster.duckdb"), read_only=True) as db:
+        assert_ledger_is_that_of_the_log(log, db)
+        assert_the_law_holds(db)
+
+
+def test_a_second_projector_is_told_who_is_there(log: Any, projector: Any, spawn: Start) -> None:
     with pytest.raises(AssertionError, match=f"in use by process {os.getpid()}"):
         spawn(projector.data)

@@ -11,21 +11,23 @@ from projections import store
 from streams.errors import BadConfiguration
 
 
+def opened_elsewhere(path: Path) -> str:
+    """The error of another process that opens the file; '' if it may."""
+    code = (
+        "from pathlib import Path; from projections import store;"
+        f" store.connect(Path({str(path)!r})).close()"
+    )
+    root = Path(store.__file__).parent.parent
+    other = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=root
+    )
+    return other.stderr.strip().splitlines()[-1] if other.returncode else ""
+
+
 def test_a_second_process_is_told_who_holds_the_file(tmp_path: Path) -> None:
-    path = tmp_path / store.FILE
-    db = store.connect(path)
-    try:
-        code = (
-            "from pathlib import Path; from projections import store;"
-            f" store.connect(Path({str(path)!r}))"
-        )
-        other = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=False
-        )
-        assert other.returncode != 0
-        assert f"in use by process {os.getpid()}" in other.stderr.splitlines()[-1]
-    finally:
-        db.close()
+    db = store.connect(tmp_path / store.FILE)
+    assert f"in use by process {os.getpid()}" in opened_elsewhere(tmp_path / store.FILE)
+    db.close()
 
 
 def test_a_folder_that_cannot_be_used_is_one_clear_line(tmp_path: Path) -> None:
@@ -69,14 +71,22 @@ def test_rows_must_name_every_column(tmp_path: Path) -> None:
 
 
 def test_a_snapshot_is_whole_and_only_the_newest_few_are_kept(tmp_path: Path) -> None:
-    db = store.connect(tmp_path / store.FILE)
+    file = store.opened(tmp_path / store.FILE)
     for offset in range(1, 6):
-        db.execute(
+        file.db.execute(
             "INSERT OR REPLACE INTO projection_offsets VALUES ('t', 0, ?, ?, ?, 0, 0, 0, 0, 0, 0)",
             [offset, offset, offset],
         )
-        made = store.snapshot(db, tmp_path / store.FILE, tmp_path / "snapshots")
+        made = file.snapshot(tmp_path / "snapshots")
     with duckdb.connect(str(made), read_only=True) as copy:
         assert copy.execute("SELECT next_offset FROM projection_offsets").fetchall() == [(5,)]
     assert len(list((tmp_path / "snapshots").iterdir())) == store.SNAPSHOTS_KEPT
-    db.close()
+    file.close()
+
+
+def test_the_file_stays_locked_when_it_is_copied(tmp_path: Path) -> None:
+    file = store.opened(tmp_path / store.FILE)
+    file.snapshot(tmp_path / "snapshots")
+    assert f"in use by process {os.getpid()}" in opened_elsewhere(tmp_path / store.FILE)
+    file.close()
+    assert opened_elsewhere(tmp_path / store.FILE) == ""

@@ -115,10 +115,7 @@ def _compare(
 ) -> None:
     step("what was published", None)
     metered = facts.read(log, decode, report)
-    finals = rankings.read(log, decode, report, every=all_rankings)
     rows = profiles.read_rows(log, report)
-    thresholds = duck.Thresholds()
-    duck.read_crossings(database, log, decode, thresholds, report)
 
     step("statements and conclusions", None)
     wanted = letters.Letters(outbox=set() if database is None else set(database.outbox))
@@ -128,7 +125,11 @@ def _compare(
     cards = Cards()
     inputs = rankings.Inputs(0, cards)
     history = profiles.Fold()
+    finals = rankings.Finals(all_rankings, report)
+    thresholds = duck.Thresholds()
     takers: dict[str, Callable[[Record, Fields], None]] = {
+        topics.MODEL_PROFILE_SCORED.name: finals.take,
+        topics.BUDGET_THRESHOLD_CROSSED.name: thresholds.crossing,
         topics.RATE_CARD_UPDATED.name: cards.add,
         topics.SCORING_POLICY_UPDATED.name: inputs.policy,
         topics.BUDGET_UPDATED.name: thresholds.budget,
@@ -136,6 +137,9 @@ def _compare(
     }
     for topic in duck.TABLES:
         duck.compare_history(database, log, decode, topic, wanted, report, takers.get(topic))
+    finals.close()
+    if database is not None:
+        duck.take_outbox(database, decode, thresholds, report)
     profiles.compare_rows(rows, history.history, report)
 
     ends = log.ends(SOURCE)
@@ -164,7 +168,7 @@ def _compare(
             step("sums", None)
             duck.compare_sums(check)
             duck.compare_thresholds(thresholds, check)
-    _rankings(log, decode, report, metered, finals, inputs, all_rankings, step)
+    _rankings(log, decode, report, metered, finals, inputs, wanted, step)
     step("dead letters, late events, profiles", None)
     letters.compare(log, decode, wanted, report)
     profiles.compare_published(log, decode, report)
@@ -243,11 +247,15 @@ def _rankings(
     metered: facts.Facts,
     finals: rankings.Finals,
     inputs: rankings.Inputs,
-    all_rankings: bool,
+    wanted: letters.Letters,
     step: Step,
 ) -> None:
+    all_rankings = finals.every
     subject = rankings.ALL if all_rankings else rankings.LAST
-    chosen = rankings.finals(log, decode, finals.ends) if all_rankings else finals.last.values()
+    report.subject(subject)
+    topic = topics.MODEL_PROFILE_SCORED.name
+    ends = {p: end for (name, p), end in wanted.ends.items() if name == topic}
+    chosen = rankings.finals(log, decode, ends) if all_rankings else finals.last.values()
     told = step("rankings", None if all_rankings else len(finals.last))
     for final in chosen:
         if final.fields["generation"] == GENERATION:

@@ -94,7 +94,8 @@ CONCLUSIONS: Final = {
     "dead.letters": "dead_letters",
 }
 """Topic -> table; ids are derived, so another body of an id is the same thing concluded again."""
-TABLES: Final = {**STATEMENTS, **FOREIGN, **CONCLUSIONS}
+TABLES: Final = {**CONCLUSIONS, **FOREIGN, **STATEMENTS}
+"""In the order of reading: what follows from statements before the statements."""
 
 PaneSum = tuple[str, int, str, str, str, str]  # tenant, pane, role, mode, provider, model
 N_UNPRICED_TOKENS_COST: Final = 6
@@ -114,9 +115,13 @@ def locate(settings: Settings, given: Path | None) -> tuple[Path | None, str]:
     if address is not None:
         try:
             answer = httpx.post(f"{address.rstrip('/')}/v1/snapshot", timeout=SNAPSHOT_WITHIN_S)
-            if answer.status_code == 200:
-                return Path(answer.json()["path"]), ""
-            said = f"the projector at {address} made no snapshot: {answer.text[:200]}"
+            if answer.status_code != 200:
+                said = f"the projector at {address} made no snapshot: {answer.text[:200]}"
+            else:
+                made = Path(answer.json()["path"]).resolve()
+                if made.is_relative_to(settings.data.resolve()):
+                    return made, ""
+                said = f"the projector at {address} is not that of {settings.data}"
         except (httpx.HTTPError, KeyError, ValueError) as error:
             said = f"the projector at {address} does not answer ({error})"
     path = settings.data / FILE
@@ -422,7 +427,11 @@ def compare_history(
     """
     table = TABLES[topic]
     statement, ours = topic in STATEMENTS, topic in CONCLUSIONS
-    for partition, end in (log.ends(topic) or {}).items():
+    ends = log.ends(topic)
+    if ends is None:
+        report.remark(f"{topic} was not compared: there is no such topic")
+        return
+    for partition, end in ends.items():
         place = (topic, partition)
         letters.ends[place] = end
         below = 0 if database is None else database.next_offset(*place)
@@ -555,13 +564,10 @@ class Thresholds:
         """Takes the next budget.updated of the log."""
         self.budgets.append((record.offset, f))
 
-    def crossing(self, where: str, f: Fields, report: Report) -> None:
-        """Takes a threshold that was said to be crossed; repeats of an id must say the same."""
-        known = self.crossings.setdefault(f["event_id"], Crossing(where, f))
-        if known.where != where:
-            report.equal(
-                THRESHOLDS, f"{where} repeats {known.where}", _core(known.fields), _core(f)
-            )
+    def crossing(self, record: Record, f: Fields) -> None:
+        """Takes the next budget.threshold.crossed of the log; the first of an id counts."""
+        where = f"{CROSSED}[{record.partition}]@{record.offset}"
+        self.crossings.setdefault(f["event_id"], Crossing(where, f))
 
     def period_of(self, f: Fields) -> str | None:
         """Period of the budget event that a crossing names."""
@@ -575,29 +581,15 @@ class Thresholds:
         return None
 
 
-def _core(f: Fields) -> Fields:
-    """What does not depend on when the crossing was noticed."""
-    names = ("tenant", "budget", "budget_event_id", "period_start_ms", "threshold_percent")
-    return {name: f[name] for name in (*names, "cap_picousd")}
-
-
-def read_crossings(
-    database: Database | None, log: Log, decode: Decoder, made: Thresholds, report: Report
-) -> None:
-    """Crossings of the log, then those that wait in the outbox."""
-    report.subject(THRESHOLDS)
-    for partition, end in (log.ends(CROSSED) or {}).items():
-        for record in log.read(CROSSED, partition, end):
-            decoded = decode(record)
-            if not isinstance(decoded, str):
-                made.crossing(f"{CROSSED}[{partition}]@{record.offset}", decoded[1], report)
-    for event_id, (topic, value) in ({} if database is None else database.outbox).items():
+def take_outbox(database: Database, decode: Decoder, made: Thresholds, report: Report) -> None:
+    """Crossings that wait in the outbox."""
+    for event_id, (topic, value) in database.outbox.items():
         if topic == CROSSED and event_id not in made.crossings:
             decoded = decode(Record(CROSSED, 0, -1, 0, b"outbox", value))
             if isinstance(decoded, str):
                 report.differs(THRESHOLDS, f"outbox {event_id}", "a crossing", decoded)
             else:
-                made.crossing(f"outbox {event_id}", decoded[1], report)
+                made.crossings[event_id] = Crossing(f"outbox {event_id}", decoded[1])
 
 
 def due_spend(made: Thresholds, partition: int, check: LedgerCheck) -> "list[tuple[int, Any]]":

@@ -47,8 +47,7 @@ class Log:
                 "fetch.queue.backoff.ms": 5,
                 "queued.max.messages.kbytes": 65_536,
                 "allow.auto.create.topics": False,
-                "log_level": 3,
-                "log.connection.close": False,
+                "log_level": 0,  # what goes wrong is raised, in one line
             }
         )
 
@@ -65,7 +64,7 @@ class Log:
                 for p in sorted(found.partitions)
             }
         except KafkaException as error:
-            raise Unreachable(f"the broker does not answer: {error.args[0].str()}") from None
+            raise _unreachable(error) from None
 
     def begins(self, topic: str, partition: int) -> int:
         """First offset that is still there."""
@@ -73,7 +72,7 @@ class Log:
             at = TopicPartition(topic, partition)
             return int(self._client.get_watermark_offsets(at, timeout=TIMEOUT_S)[0])
         except KafkaException as error:
-            raise Unreachable(f"the broker does not answer: {error.args[0].str()}") from None
+            raise _unreachable(error) from None
 
     def read(
         self, topic: str, partition: int, end: int, progress: Callable[[int], None] | None = None
@@ -133,6 +132,10 @@ class Log:
     def close(self) -> None:
         """Ends the consumer."""
         self._client.close()
+
+
+def _unreachable(error: KafkaException) -> Unreachable:
+    return Unreachable(f"the broker does not answer: {error.args[0].str()}")
 
 
 def _headers(found: object) -> tuple[tuple[str, bytes], ...]:

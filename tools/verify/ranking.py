@@ -5,6 +5,7 @@ from collections import Counter
 from fractions import Fraction
 from functools import lru_cache
 from math import isqrt
+from operator import add
 from typing import Final
 
 from tools.verify.recompute import (
@@ -13,11 +14,15 @@ from tools.verify.recompute import (
     OVERFLOW,
     UNITS,
     Cards,
+    CostSums,
     Pane,
     Totals,
     by_bytes,
 )
 from tools.verify.records import Fields
+
+Window = list[tuple[int, Pane]]
+"""(start, totals by model) of the panes of a window, one for each mode that counts."""
 
 E9: Final = 10**9
 Z: Final = Fraction(1959964, 10**6)
@@ -48,8 +53,7 @@ def double(value: Fraction | None) -> float | None:
 def estimate_e9(index: int) -> int:
     """Value that stands for a bucket, 2*gamma**i/(gamma+1) us, in 1e-9 us (M4)."""
     i = min(index, OVERFLOW - 1)
-    up, down = pow(101, i), pow(99, i)
-    return round(Fraction(E9 * 99 * up, 100 * down))
+    return to_e9(Fraction(99 * 101**i, 100 * 99**i))
 
 
 def upper_us(index: int) -> int:
@@ -106,58 +110,59 @@ def binomial_bounds(n: int, percentile: int) -> tuple[int, int]:
     return quantile(Fraction(25, 1000)), quantile(Fraction(975, 1000)) + 1
 
 
-def window_sums(panes: "list[tuple[int, Pane]]") -> dict[tuple[str, str], list[tuple[int, Totals]]]:
-    """Per (provider, model) its totals, one per pane start: (role, mode, pane) merged over modes.
-
-    panes: (start, totals by model) of the window, several of one start where modes are merged.
-    """
-    models: dict[tuple[str, str], dict[int, Totals]] = {}
+def by_model(panes: Window) -> dict[tuple[str, str], list[tuple[int, Totals]]]:
+    """Per (provider, model) its totals in the panes of a window."""
+    models: dict[tuple[str, str], list[tuple[int, Totals]]] = {}
     for start, pane in panes:
         for pair, totals in pane.items():
-            models.setdefault(pair, {}).setdefault(start, Totals()).add(totals)
-    return {pair: sorted(by_start.items()) for pair, by_start in models.items()}
+            models.setdefault(pair, []).append((start, totals))
+    return models
+
+
+def pane_cost(
+    pair: tuple[str, str], start: int, totals: Totals, cards: Cards, below: int
+) -> CostSums | None:
+    """Cost sums of complete responses in one pane, priced by the cards in force at its start, of
+    those below an offset; None: a unit has no price (M8). Cost counts in 1e-6 pUSD."""
+    prices = []
+    for unit, units in zip(UNITS, totals.unit_sums, strict=True):
+        found = cards.price(*pair, unit, start, before_offset=below) if units > 0 else 0
+        if found is None:
+            return None
+        prices.append(found)
+    c = sum(price * units for price, units in zip(prices, totals.unit_sums, strict=True))
+    t = sum(totals.unit_sums)
+    cc = ct = tt = 0
+    for (a, b), product in zip(PAIRS, totals.unit_products, strict=True):
+        twice = 1 if a == b else 2
+        cc += twice * prices[a] * prices[b] * product
+        ct += (prices[a] if a == b else prices[a] + prices[b]) * product
+        tt += twice * product
+    cost, tokens = totals.reported_sums
+    cost_cost, cost_tokens, tokens_tokens = totals.reported_products
+    return (
+        c + cost * 10**6,
+        t + tokens,
+        cc + cost_cost * 10**12,
+        ct + cost_tokens * 10**6,
+        tt + tokens_tokens,
+    )
 
 
 def _cost_sums(
-    pair: tuple[str, str],
-    panes: list[tuple[int, Totals]],
-    cards: Cards,
-    cards_before: int,
+    pair: tuple[str, str], panes: list[tuple[int, Totals]], cards: Cards, below: int
 ) -> tuple[Fraction, int, Fraction, Fraction, int] | None:
-    """(C, T, CC, CT, TT) in pUSD and tokens over complete responses; None: unpriced (M8, M3)."""
-    millionths_c = millionths_ct = billionths_cc = 0
-    c = t = cc = ct = tt = 0
+    """(C, T, CC, CT, TT) in pUSD and tokens over a window; None: unpriced (M8, M3)."""
+    sums = [0] * 5
     for start, totals in panes:
-        prices = []
-        for unit, units in zip(UNITS, totals.unit_sums, strict=True):
-            price = (
-                cards.price(pair[0], pair[1], unit, start, before_offset=cards_before)
-                if units > 0
-                else 0
-            )
-            if price is None:
-                return None
-            prices.append(price)
-        for price, units in zip(prices, totals.unit_sums, strict=True):
-            millionths_c += price * units
-            t += units
-        for (a, b), product in zip(PAIRS, totals.unit_products, strict=True):
-            twice = 1 if a == b else 2
-            billionths_cc += twice * prices[a] * prices[b] * product
-            millionths_ct += (prices[a] if a == b else prices[a] + prices[b]) * product
-            tt += twice * product
-        c += totals.reported_sums[0]
-        t += totals.reported_sums[1]
-        cc += totals.reported_products[0]
-        ct += totals.reported_products[1]
-        tt += totals.reported_products[2]
-    return (
-        c + Fraction(millionths_c, 10**6),
-        t,
-        cc + Fraction(billionths_cc, 10**12),
-        ct + Fraction(millionths_ct, 10**6),
-        tt,
-    )
+        if totals.cost is None or totals.cost[0] != below:  # many windows share a pane
+            totals.cost = below, pane_cost(pair, start, totals, cards, below)
+        found = totals.cost[1]
+        if found is None:
+            return None
+        sums = list(map(add, sums, found))
+    c, t, cc, ct, tt = sums
+    return Fraction(c, 10**6), t, Fraction(cc, 10**12), Fraction(ct, 10**6), tt
 
 
 def entry(
@@ -336,16 +341,14 @@ def entry(
     return {**made, "status": status, "reason": reason}, cost
 
 
-def entries(
-    panes: "list[tuple[int, Pane]]", policy: Fields, cards: Cards, cards_before: int
-) -> list[Fields]:
+def entries(panes: Window, policy: Fields, cards: Cards, cards_before: int) -> list[Fields]:
     """All entries of a ranking in display order.
 
-    panes: (start, totals by model) of the window for the role and the policy's evidence modes.
+    panes: of the role and the policy's evidence modes.
     cards_before: next offset of rate.card.updated as the ranking recorded it.
     """
     made = [
-        entry(pair, sums, policy, cards, cards_before) for pair, sums in window_sums(panes).items()
+        entry(pair, sums, policy, cards, cards_before) for pair, sums in by_model(panes).items()
     ]
 
     def place(item: tuple[Fields, Fraction | None]) -> tuple[object, ...]:

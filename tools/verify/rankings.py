@@ -52,39 +52,43 @@ class Final:
 
 @dataclass(slots=True)
 class Finals:
-    """last: newest (as_of, revision) per key. seen: as_of times per key. ends: of the topic.
-    marks: watermarks that finals name, by source partition and offset."""
+    """Finals of the log, record by record. every: all of them will be compared, not the last.
 
+    last: newest (as_of, revision) per key. seen: as_of times per key. marks: watermarks that those
+    to be compared name, by source partition and offset."""
+
+    every: bool
+    report: Report
     last: dict[Key, Final] = field(default_factory=dict)
     seen: dict[Key, set[int]] = field(default_factory=dict)
-    ends: dict[int, int] = field(default_factory=dict)
     marks: dict[tuple[int, int], set[int | None]] = field(default_factory=dict)
 
-
-def read(log: Log, decode: Decoder, report: Report, *, every: bool) -> Finals:
-    """The finals that are in the log now. every: all of them will be compared, not the last."""
-    made = Finals()
-    ends = log.ends(TOPIC)
-    report.subject(LAST)
-    if ends is None:
-        report.remark(f"rankings were not compared: there is no topic {TOPIC}")
-        return made
-    made.ends = ends
-    for final in finals(log, decode, ends):
-        f = final.fields
+    def take(self, record: Record, f: Fields) -> None:
+        """Takes the next ranking of the log."""
+        if f["status"] != "FINAL":
+            return
         if f["generation"] != GENERATION:
-            report.remark(f"rankings of generation {f['generation']} were not compared")
-            continue
+            self.report.remark(f"rankings of generation {f['generation']} were not compared")
+            return
         key = (f["role"], f["deployment_mode"])
-        made.seen.setdefault(key, set()).add(f["as_of_ms"])
-        known = made.last.get(key)
+        self.seen.setdefault(key, set()).add(f["as_of_ms"])
+        known = self.last.get(key)
         if known is None or _version(f) > _version(known.fields):
-            made.last[key] = final
-        if every:
-            note_marks(final, made)
-    for final in made.last.values():
-        note_marks(final, made)
-    return made
+            self.last[key] = Final(record, f)
+        if self.every:
+            self.note_marks(f)
+
+    def note_marks(self, f: Fields) -> None:
+        """Remembers the watermarks that a final names, to be compared while the log is folded."""
+        for mark in f["marks"]:
+            place = (mark["source_partition"], mark["up_to_offset"])
+            self.marks.setdefault(place, set()).add(mark["watermark_ms"])
+
+    def close(self) -> None:
+        """All finals have been taken."""
+        if not self.every:
+            for final in self.last.values():
+                self.note_marks(final.fields)
 
 
 def _version(f: Fields) -> tuple[int, int]:
@@ -102,13 +106,6 @@ def finals(log: Log, decode: Decoder, ends: dict[int, int]) -> Iterator[Final]:
             if decoded[1]["event_id"] not in seen:
                 seen.add(decoded[1]["event_id"])
                 yield Final(record, decoded[1])
-
-
-def note_marks(final: Final, made: Finals) -> None:
-    """Remembers the watermarks that a final names, to be compared while the log is folded."""
-    for mark in final.fields["marks"]:
-        place = (mark["source_partition"], mark["up_to_offset"])
-        made.marks.setdefault(place, set()).add(mark["watermark_ms"])
 
 
 def due(made: Finals, partition: int, report: Report) -> list[tuple[int, Callable[[Meter], None]]]:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from fractions import Fraction
+from functools import lru_cache
 from operator import add
 from typing import Final
 
@@ -25,7 +26,7 @@ WINDOW_PANES: Final = 288
 BOUND_MS: Final = 60_000
 GRACE_MS: Final = 600_000
 GENERATION: Final = 1
-LIMIT: Final = [101**i // 99**i for i in range(1102)]
+LIMIT: Final[list[int]] = [101**i // 99**i for i in range(1102)]
 OVERFLOW: Final = 1102
 OUTCOMES: Final = (
     "UNKNOWN",
@@ -81,11 +82,13 @@ ROLES: Final = {
 }
 
 
+@lru_cache(maxsize=10_000)
 def canonical_mode(sent: str | None) -> str:
     """Canonical mode; an unknown one as it was sent; empty: not said."""
     return "" if sent is None else MODES.get(sent.lower(), sent)
 
 
+@lru_cache(maxsize=10_000)
 def canonical_role(sent: str) -> str:
     """Canonical role; an unknown one as it was sent."""
     return ROLES.get(sent.lower(), sent)
@@ -99,9 +102,15 @@ def bucket(latency_us: int) -> int:
 # Facts
 
 
+CostSums = tuple[int, int, int, int, int]
+"""Sums of cost, tokens, cost*cost, cost*tokens, tokens*tokens; cost in 1e-6 pUSD."""
+
+
 @dataclass(slots=True)
 class Totals:
-    """One model in one pane: sums of integers, in the order of avsc/pane_fact."""
+    """One model in one pane: sums of integers, in the order of avsc/pane_fact.
+
+    cost: what ranking.py has made of them, with the offset below which it knew the cards."""
 
     outcomes: list[int] = field(default_factory=lambda: [0] * len(OUTCOMES))
     tokens: list[int] = field(default_factory=lambda: [0] * 3)
@@ -112,6 +121,7 @@ class Totals:
     reported_sums: list[int] = field(default_factory=lambda: [0] * 2)
     reported_products: list[int] = field(default_factory=lambda: [0] * 3)
     latency: Counter[int] = field(default_factory=Counter)
+    cost: tuple[int, CostSums | None] | None = None
 
     def count(self, f: Fields) -> None:
         """Adds one applied invocation."""

@@ -15,6 +15,7 @@ from tools.verify.recompute import (
     Ledger,
     Meter,
     Profile,
+    Seen,
     bucket,
     canonical_mode,
     canonical_role,
@@ -22,6 +23,7 @@ from tools.verify.recompute import (
     fact_models,
     period_start,
     profile_step,
+    seen,
 )
 from tools.verify.records import Fields
 
@@ -49,6 +51,20 @@ def invocation(at_ms: int, event_id: str = "e", **changed: Any) -> Fields:
     }
 
 
+def known(record: Record, decoded: Decoded) -> Seen | None:
+    """What an invocation is known by; None for a tick or a dead letter."""
+    is_one = not isinstance(decoded, str) and decoded[0] == "LlmInvocation"
+    return seen(record, decoded[1]) if is_one else None  # type: ignore[arg-type]  # not a text
+
+
+def metered(meter: Meter, record: Record, decoded: Decoded) -> str:
+    return meter.step(record, decoded, known(record, decoded))
+
+
+def charged(ledger: Ledger, record: Record, decoded: Decoded) -> str:
+    return ledger.step(decoded, known(record, decoded))
+
+
 def at(offset: int, value: bytes = b"v", append_ms: int = 0) -> Record:
     return Record("llm.invocation", 0, offset, append_ms, b"k", value)
 
@@ -56,19 +72,19 @@ def at(offset: int, value: bytes = b"v", append_ms: int = 0) -> Record:
 def folded(*steps: tuple[Fields, bytes]) -> tuple[Meter, list[str]]:
     meter = Meter()
     return meter, [
-        meter.step(at(i, value), ("LlmInvocation", f)) for i, (f, value) in enumerate(steps)
+        metered(meter, at(i, value), ("LlmInvocation", f)) for i, (f, value) in enumerate(steps)
     ]
 
 
 def test_example_of_m5_watermarks_of_one_partition() -> None:
     """B = 60 s; the event at 139 s is behind the watermark, but its pane is open, so it counts."""
     meter = Meter()
-    seen = []
+    watermarks = []
     for i, seconds in enumerate((100, 130, 90, 200, 141, 139)):
         f = invocation(seconds * 1000, f"e{i}")
-        assert meter.step(at(i), ("LlmInvocation", f)) == "applied"
-        seen.append(meter.watermark_ms)
-    assert seen == [39_999, 69_999, 69_999, 139_999, 139_999, 139_999]
+        assert metered(meter, at(i), ("LlmInvocation", f)) == "applied"
+        watermarks.append(meter.watermark_ms)
+    assert watermarks == [39_999, 69_999, 69_999, 139_999, 139_999, 139_999]
     assert sum(meter.panes["dialogue", "PRODUCTION", 0]["p", "m"].outcomes) == 6
 
 
@@ -99,9 +115,9 @@ def test_ticks_move_time_and_dead_letters_do_not() -> None:
     """A tick's time is its base's plus the append time passed since."""
     meter = Meter()
     tick = {"base_occurred_at_ms": 500_000, "base_append_ms": 7}
-    assert meter.step(at(0, append_ms=10_007), ("ClockTick", tick)) == "control"
+    assert metered(meter, at(0, append_ms=10_007), ("ClockTick", tick)) == "control"
     assert meter.watermark_ms == 510_000 - 60_001
-    assert meter.step(at(1), "decode_error") == "dead_lettered"
+    assert metered(meter, at(1), "decode_error") == "dead_lettered"
     assert meter.newest_event_ms is None
 
 
@@ -116,7 +132,7 @@ def test_a_mark_tells_the_conservation_law_and_the_first_event_of_the_oldest_ope
         (5, ("ClockTick", {"base_occurred_at_ms": 960_001, "base_append_ms": 0})),
     ]
     for offset, decoded in good:
-        meter.step(at(offset), decoded)
+        metered(meter, at(offset), decoded)
     assert meter.mark(7) == {
         "up_to_offset": 6,
         "watermark_ms": 900_000,
@@ -131,7 +147,7 @@ def test_a_mark_tells_the_conservation_law_and_the_first_event_of_the_oldest_ope
         "control": 3,
         "replay_from": 3,  # the pane at 0 is closed by the tick
     }
-    meter.step(at(7), ("ClockTick", {"base_occurred_at_ms": 1_260_001, "base_append_ms": 0}))
+    metered(meter, at(7), ("ClockTick", {"base_occurred_at_ms": 1_260_001, "base_append_ms": 0}))
     assert meter.mark(8)["replay_from"] == 8
 
 
@@ -267,12 +283,12 @@ def test_example_of_m10_hour_ten() -> None:
     for i, (f, value) in enumerate(log):
         mine: Decoded = ("LlmInvocation", f)
         in_hour = period_start("HOUR", f["occurred_at_ms"]) == 10 * HOUR
-        verdicts[meter.step(at(i, value), mine)] += in_hour
-        if ledger.step(at(i, value), mine) != "applied" or not in_hour:
+        verdicts[metered(meter, at(i, value), mine)] += in_hour
+        if charged(ledger, at(i, value), mine) != "applied" or not in_hour:
             continue
         reported = f["reported_cost_picousd"]
-        charged = card_cost(Cards(), f, 0) if reported is None else reported
-        n, unpriced, cost = n + 1, unpriced + (charged is None), cost + (charged or 0)
+        bill = card_cost(Cards(), f, 0) if reported is None else reported
+        n, unpriced, cost = n + 1, unpriced + (bill is None), cost + (bill or 0)
     assert (cost, n, unpriced) == (528_300_000, 4, 1)
     assert verdicts["late"] >= 1
 
@@ -282,15 +298,15 @@ def test_the_ledger_knows_ids_for_ever_and_per_source() -> None:
     far = invocation(100 * HOUR, "a")
 
     def step(value: bytes, f: Fields) -> str:
-        return ledger.step(at(0, value), ("LlmInvocation", f))
+        return charged(ledger, at(0, value), ("LlmInvocation", f))
 
     assert step(b"1", invocation(0, "a")) == "applied"
     assert step(b"1", far) == "duplicate"
     assert step(b"2", far) == "conflict"
     assert step(b"1", {**far, "source": "other"}) == "applied"
     assert step(b"1", {**far, "tenant": "other"}) == "applied"
-    assert ledger.step(at(0), "null_key") == "dead_lettered"
-    assert ledger.step(at(0), ("ClockTick", {})) == "control"
+    assert charged(ledger, at(0), "null_key") == "dead_lettered"
+    assert charged(ledger, at(0), ("ClockTick", {})) == "control"
 
 
 def test_periods_are_aligned_in_utc() -> None:
