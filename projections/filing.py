@@ -1,7 +1,7 @@
 """One fetch -> one transaction: rows, sums, conclusions, counters and next offsets together."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Final
 
 import duckdb
@@ -240,8 +240,6 @@ def _conflict(message: Message, first_offset: int) -> Undecodable:
 def _dead_letter(catalogue: Catalogue, bad: Undecodable) -> Iterator[Letter]:
     """The dead letter of a record; none for a bad record among the dead letters themselves."""
     if bad.at.topic != DEAD_LETTERS.name:
-        if bad.schema_id is not None and bad.schema_id >= 2**31:  # the frame's id is a signed int
-            bad = replace(bad, schema_id=bad.schema_id - 2**32)
         event = bad.as_event(SOURCE)
         key = f"{bad.at.topic}/{bad.at.partition}/{bad.at.offset}".encode()
         yield Letter(event.event_id, DEAD_LETTERS.name, key, encode(catalogue, DEAD_LETTERS, event))

@@ -53,16 +53,17 @@ def run(
     """
     done = threading.Event() if stop is None else stop
     path = settings.data / store.FILE
+    kafka, registry_url = settings.need_kafka(), settings.need_registry()
     file = store.opened(path)  # first of all: it says who else is at work here
     desk = Desk()
     with (
         contextlib.ExitStack() as opened,
         _stopped_by_signals(done),
-        Registry(settings.need_registry()) as registry,
+        Registry(registry_url) as registry,
     ):
         try:
             catalogue = Catalogue(registry)
-            outbound = Outbound(producer(settings.need_kafka()))
+            outbound = Outbound(producer(kafka))
             address = opened.enter_context(serving(desk, settings.data, settings.bind, api_port))
         except BaseException:
             file.close()

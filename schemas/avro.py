@@ -2,15 +2,20 @@
 
 import io
 import json
+import re
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, Final
 
 import fastavro
 
 from schemas.envelope import Event
 
 Schema = dict[str, Any]
+
+LONGEST_VARINT: Final = 10  # bytes of a long
+SUSPICIOUS: Final = re.compile(rb"[\x80-\xff]{9}[\x02-\xff]")
+"""What every varint of more than 64 bits contains; texts may contain it too."""
 
 
 class TrailingBytes(ValueError):
@@ -36,10 +41,27 @@ def parsed(event: type[Event]) -> Schema:
 
 
 def parse(text: str) -> Schema:
-    """A schema parsed on its own: the same record name may stand in other texts."""
-    schema = fastavro.parse_schema(json.loads(text), named_schemas={})
-    assert isinstance(schema, dict)
+    """A schema parsed on its own: the same record name may stand in other texts.
+
+    Logical types are left out: the bytes are the same, and readers are promised plain numbers.
+    Raises ValueError or what fastavro raises if it is no schema of a record.
+    """
+    schema = fastavro.parse_schema(_plain(json.loads(text)), named_schemas={})
+    if not isinstance(schema, dict) or schema["type"] != "record":
+        raise ValueError("not the schema of a record")
     return schema
+
+
+def _plain(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [_plain(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        name: _plain(value) if name in ("type", "items", "values", "fields") else value
+        for name, value in schema.items()
+        if name != "logicalType"
+    }
 
 
 @cache
@@ -60,10 +82,32 @@ def decode(data: bytes, writer: Schema, reader: Schema | None = None) -> dict[st
 
     Raises TrailingBytes when bytes are left over, and whatever fastavro raises on a malformed
     datum (EOFError, UnicodeDecodeError, IndexError and others: catch Exception).
+    Numbers of more than 64 bits are malformed.
     """
-    source = io.BytesIO(data)
+    source = _Strict(data) if SUSPICIOUS.search(data) else io.BytesIO(data)
     fields = fastavro.schemaless_reader(source, writer, reader)
     if source.tell() != len(data):
         raise TrailingBytes(f"{len(data) - source.tell()} bytes after the record")
     assert isinstance(fields, dict)
     return fields
+
+
+class _Strict(io.BytesIO):
+    """Refuses varints of more than 64 bits: fastavro, which reads them byte by byte, would take
+    what is left of them."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self._before = 0  # bytes of the present varint
+
+    def read(self, size: int | None = -1) -> bytes:
+        data = super().read(size)
+        if size != 1 or not data or data[0] < 0x80:
+            too_long = size == 1 and self._before == LONGEST_VARINT - 1 and data > b"\x01"
+            self._before = 0
+        else:
+            self._before += 1
+            too_long = self._before == LONGEST_VARINT
+        if too_long:
+            raise ValueError("a number of more than 64 bits")
+        return data

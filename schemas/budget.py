@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from schemas.envelope import HeadedEvent
-from schemas.values import Identifier, PicoUsd, TimeMs
+from schemas.values import Identifier, Int32, Partition, PicoUsd, TimeMs
 
 
 class BudgetPeriod(StrEnum):
@@ -47,7 +47,7 @@ class SourceOffset(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     topic: str
-    partition: int
+    partition: Partition
     next_offset: int
 
 
@@ -58,7 +58,7 @@ class BudgetThresholdCrossed(HeadedEvent):
     budget: Identifier
     budget_event_id: Identifier
     period_start_ms: TimeMs
-    threshold_percent: int
+    threshold_percent: Int32
     spent_picousd: PicoUsd
     cap_picousd: PicoUsd
     at_offsets: tuple[SourceOffset, ...]

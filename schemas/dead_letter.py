@@ -5,7 +5,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from schemas.envelope import HeadedEvent
-from schemas.values import Offset, TimeMs
+from schemas.values import Int32, Offset, Partition, TimeMs
 
 KEEP_BYTES = 64 * 1024  # above that a dead letter keeps hash and length
 
@@ -14,12 +14,12 @@ class DeadLetter(HeadedEvent):
     NAME: ClassVar[str] = "dead.letter"
 
     origin_topic: str
-    origin_partition: int
+    origin_partition: Partition
     origin_offset: Offset
     origin_append_ms: int
     reason: str
     detail: str = Field(max_length=512)
-    schema_id: int | None = None
+    schema_id: Int32 | None = None
     key: bytes | None = None
     value: bytes | None = None
     value_sha256: str | None = None
@@ -32,8 +32,8 @@ class LateEvent(HeadedEvent):
 
     late_event_id: str
     origin_topic: str
-    origin_partition: int
+    origin_partition: Partition
     origin_offset: Offset
     pane_start_ms: TimeMs
     watermark_ms: int
-    generation: int
+    generation: Int32

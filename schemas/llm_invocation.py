@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from schemas.envelope import HeadedEvent
-from schemas.values import Identifier, LatencyUs, Name, Outcome, PicoUsd, Text, Tokens
+from schemas.values import Identifier, LatencyUs, Name, Natural, Outcome, PicoUsd, Text, Tokens
 
 
 class LlmInvocation(HeadedEvent):
@@ -27,4 +27,4 @@ class LlmInvocation(HeadedEvent):
     attempt: Annotated[int, Field(ge=1, le=1000)] = 1
     request_id: Text | None = None
     profile_key: Text | None = None
-    profile_version: Annotated[int, Field(ge=0)] | None = None
+    profile_version: Natural | None = None

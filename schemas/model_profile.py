@@ -14,7 +14,7 @@ from pydantic import (
 )
 
 from schemas.envelope import HeadedEvent
-from schemas.values import Identifier, Name, Offset, Text
+from schemas.values import Identifier, Int32, Name, Natural, Offset, Partition, Text
 
 MAX_JSON_DEPTH = 32
 
@@ -111,7 +111,7 @@ class ModelProfileUpdated(HeadedEvent):
     credential_ref: str | None = None
     actor: Identifier
     reason: Text | None = None
-    expected_version: Annotated[int, Field(ge=0)] | None = None
+    expected_version: Natural | None = None
 
     def profile_key(self) -> str:
         """Key of the topic and of the table: scope/role/mode."""
@@ -133,7 +133,7 @@ class ModelProfileRejected(HeadedEvent):
     actual_version: int
     actor: str
     cause_topic: str
-    cause_partition: int
+    cause_partition: Partition
     cause_offset: Offset
 
 
@@ -153,7 +153,7 @@ class ModelProfileActive(HeadedEvent):
     credential_ref: str | None = None
     actor: str
     cause_event_id: str
-    cause_partition: int
+    cause_partition: Partition
     cause_offset: Offset
 
     def profile_key(self) -> str:
@@ -167,14 +167,14 @@ class _Part(BaseModel):
 
 class MarkPosition(_Part):
     source_topic: str
-    source_partition: int
+    source_partition: Partition
     up_to_offset: int
     watermark_ms: int | None
 
 
 class InputPosition(_Part):
     topic: str
-    partition: int
+    partition: Partition
     next_offset: int
 
 
@@ -183,7 +183,7 @@ class ScoreTerm(_Part):
     value: float
     reference: float | None
     floored: bool
-    weight: int
+    weight: Int32
     contribution: float
     standard_error: float
     n: int
@@ -196,7 +196,7 @@ class RankingEntry(_Part):
     model: str
     status: str
     reason: str | None
-    rank: int | None
+    rank: Int32 | None
     score: float | None
     score_se: float | None
     score_raw: float | None
@@ -229,7 +229,7 @@ class ModelProfileScored(HeadedEvent):
     window_start_ms: int
     window_end_ms: int
     revision: int
-    generation: int
+    generation: Int32
     policy_event_id: str
     policy_version: int
     marks: tuple[MarkPosition, ...]

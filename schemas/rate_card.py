@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from schemas.envelope import HeadedEvent
-from schemas.values import Identifier, PicoUsd, Text, TimeMs
+from schemas.values import Identifier, Natural, PicoUsd, Text, TimeMs
 
 
 class PriceUnit(StrEnum):
@@ -26,7 +26,7 @@ class RateCardUpdated(HeadedEvent):
     currency: Literal["USD"] = "USD"
     valid_from_ms: TimeMs
     valid_to_ms: TimeMs | None = None
-    version: Annotated[int, Field(ge=1)] = 1
+    version: Annotated[Natural, Field(ge=1)] = 1
     origin: Text | None = None
 
     @model_validator(mode="after")

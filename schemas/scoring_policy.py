@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from schemas.envelope import HeadedEvent
-from schemas.values import Identifier, LatencyUs, Name, PicoUsd, TenThousandths
+from schemas.values import Identifier, Int32, LatencyUs, Name, Natural, PicoUsd, TenThousandths
 
 
 class CostUnit(StrEnum):
@@ -34,11 +34,11 @@ class ScoringPolicyUpdated(HeadedEvent):
     prior_strength: Annotated[int, Field(ge=1, le=10**6)] = 20
     min_quality: TenThousandths = 0
     min_reliability: TenThousandths = 0
-    min_samples: Annotated[int, Field(ge=1)] = 59
-    min_trials: Annotated[int, Field(ge=1)] = 30
-    emit_epsilon_e9: Annotated[int, Field(ge=0)] = 5_000_000
-    emit_min_interval_ms: Annotated[int, Field(ge=0)] = 10_000
-    heartbeat_ms: Annotated[int, Field(ge=1)] = 900_000
+    min_samples: Annotated[Int32, Field(ge=1)] = 59
+    min_trials: Annotated[Int32, Field(ge=1)] = 30
+    emit_epsilon_e9: Natural = 5_000_000
+    emit_min_interval_ms: Natural = 10_000
+    heartbeat_ms: Annotated[Natural, Field(ge=1)] = 900_000
     evidence_modes: tuple[Name, ...] = ()
     actor: Identifier
 

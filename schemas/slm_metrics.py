@@ -1,10 +1,16 @@
 """slm.metrics: cumulative facts of panes, and the marks that prove them complete (design, 2)."""
 
-from typing import ClassVar
+from typing import Annotated, ClassVar, Final, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from schemas.envelope import Event
+from schemas.values import OUTCOMES, Int32, Natural, Partition
+
+LATENCY_BUCKETS: Final = 1103  # M4, the overflow among them
+
+Digits = Annotated[str, StringConstraints(pattern=r"^(0|[1-9][0-9]{0,79})$")]
+Bucket = Annotated[int, Field(ge=0, lt=LATENCY_BUCKETS)]
 
 
 class ModelTotals(BaseModel):
@@ -14,18 +20,24 @@ class ModelTotals(BaseModel):
 
     provider: str
     model: str
-    outcomes: tuple[int, ...]
-    input_tokens: int
-    cached_tokens: int
-    output_tokens: int
-    priced_n: int
-    unit_sums: tuple[str, ...]
-    unit_products: tuple[str, ...]
-    reported_n: int
-    reported_sums: tuple[str, ...]
-    reported_products: tuple[str, ...]
-    latency_buckets: tuple[int, ...]
-    latency_counts: tuple[int, ...]
+    outcomes: Annotated[tuple[Natural, ...], Field(min_length=len(OUTCOMES))]
+    input_tokens: Natural
+    cached_tokens: Natural
+    output_tokens: Natural
+    priced_n: Natural
+    unit_sums: Annotated[tuple[Digits, ...], Field(min_length=3, max_length=3)]
+    unit_products: Annotated[tuple[Digits, ...], Field(min_length=6, max_length=6)]
+    reported_n: Natural
+    reported_sums: Annotated[tuple[Digits, ...], Field(min_length=2, max_length=2)]
+    reported_products: Annotated[tuple[Digits, ...], Field(min_length=3, max_length=3)]
+    latency_buckets: tuple[Bucket, ...]
+    latency_counts: tuple[Natural, ...]
+
+    @model_validator(mode="after")
+    def _aligned(self) -> Self:
+        if len(self.latency_buckets) != len(self.latency_counts):
+            raise ValueError("latency_buckets and latency_counts must have one length")
+        return self
 
 
 class PaneFact(Event):
@@ -34,8 +46,8 @@ class PaneFact(Event):
     NAME: ClassVar[str] = "pane.fact"
 
     source_topic: str
-    source_partition: int
-    generation: int
+    source_partition: Partition
+    generation: Int32
     role: str
     mode: str
     pane_start_ms: int
@@ -62,8 +74,8 @@ class MeterMark(Event):
     NAME: ClassVar[str] = "meter.mark"
 
     source_topic: str
-    source_partition: int
-    generation: int
+    source_partition: Partition
+    generation: Int32
     up_to_offset: int
     watermark_ms: int | None
     newest_event_ms: int | None

@@ -17,7 +17,9 @@ IDENTIFIER_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$"  # reliabili
 MAX_TOKENS: Final = 10**9
 MAX_LATENCY_US: Final = 10**12
 BILLION: Final = 10**9
-MAX_PICOUSD: Final = 2**63 - 1
+MAX_INT: Final = 2**31 - 1
+MAX_LONG: Final = 2**63 - 1
+MAX_PICOUSD: Final = MAX_LONG
 MAX_TIME_MS: Final = 253_402_300_799_999  # end of the year 9999
 MAX_RECORD_BYTES: Final = 256 * 1024
 PAST_LIMIT_MS: Final = 35 * 86_400_000  # M5
@@ -47,7 +49,11 @@ Tokens = Annotated[int, Field(ge=0, le=MAX_TOKENS)]
 LatencyUs = Annotated[int, Field(ge=1, le=MAX_LATENCY_US)]
 PicoUsd = Annotated[int, Field(ge=0, le=MAX_PICOUSD)]
 TenThousandths = Annotated[int, Field(ge=0, le=10_000)]
-Offset = Annotated[int, Field(ge=-1)]
+Offset = Annotated[int, Field(ge=-1, le=MAX_LONG)]
+Natural = Annotated[int, Field(ge=0, le=MAX_LONG)]
+Int32 = Annotated[int, Field(ge=-(2**31), le=MAX_INT)]
+"""An Avro int: decoders take longer numbers there, tables do not."""
+Partition = Annotated[int, Field(ge=0, le=MAX_INT)]
 
 
 class Outcome(StrEnum):

@@ -111,14 +111,22 @@ async def drain(fetcher: Any, active: set[TP], timeout_s: float, most: int) -> d
     Runs in the consumer's thread. Raises what a fetch raised.
     """
     deadline = time.monotonic() + timeout_s
+    subscriptions = fetcher._subscriptions
+    if subscriptions.reassignment_in_progress:
+        await asyncio.sleep(IDLE_S)
+        return {}
+    assignment = subscriptions.subscription.assignment
     while True:
-        if fetcher._subscriptions.reassignment_in_progress:
-            await asyncio.sleep(IDLE_S)
+        # Who waits for this belongs to the old assignment and would not take records of a new one.
+        if (
+            subscriptions.reassignment_in_progress
+            or subscriptions.subscription.assignment is not assignment
+        ):
             return {}
         drained: dict[TP, Batch] = {}
         for tp in list(fetcher._records):
             if tp not in active:
-                if not fetcher._subscriptions.is_assigned(tp):
+                if not subscriptions.is_assigned(tp):
                     del fetcher._records[tp]
                 continue
             result = fetcher._records[tp]
@@ -263,9 +271,9 @@ class WholeLogConsumer(Consumer):
         if not active:
             await self.sleep(IDLE_S)
             return
-        generation = self.app.consumer_generation_id
         fetched: Any = await self._getmany(active_partitions=active, timeout=timeout)
         batches: dict[TP, Batch] = fetched
+        generation = self.app.consumer_generation_id
 
         def stale() -> bool:
             return bool(

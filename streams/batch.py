@@ -142,7 +142,8 @@ def decode_invocations(catalogue: Catalogue, messages: Sequence[Message]) -> Inv
         tables.append(pa.Table.from_pylist(late_fields, schema=fields))
         good.append(np.array(late_rows, np.int64))
     order = np.concatenate(good) if good else np.empty(0, np.int64)
-    table = pa.concat_tables(tables) if tables else fields.empty_table()
+    # The decoder marks its columns as never null; those of single records are not marked.
+    table = pa.concat_tables([t.cast(fields) for t in tables]) if tables else fields.empty_table()
     if late_rows and len(tables) > 1:
         sort = np.argsort(order, kind="stable")
         order, table = order[sort], table.take(sort)

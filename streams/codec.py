@@ -69,8 +69,14 @@ class Undecodable:
             if self.value is None or small
             else hashlib.sha256(self.value).hexdigest(),
             value_length=None if self.value is None else len(self.value),
-            headers={name: value for name, value in self.headers if isinstance(value, bytes)},
+            headers=self._kept_headers(),
         )
+
+    def _kept_headers(self) -> dict[str, bytes]:
+        """All of them, or none where they are so many that no topic would take the dead letter."""
+        kept = {name: value for name, value in self.headers if isinstance(value, bytes)}
+        size = sum(len(name.encode()) + len(value) for name, value in kept.items())
+        return kept if size <= KEEP_BYTES else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +89,12 @@ class Tombstone:
 
 def frame(schema_id: int, datum: bytes) -> bytes:
     """Confluent's frame around an Avro datum."""
-    return MAGIC + struct.pack(">I", schema_id) + datum
+    return MAGIC + struct.pack(">i", schema_id) + datum
+
+
+def schema_id_of(value: bytes) -> int:
+    """Schema id of a frame of at least 5 bytes; a signed number, as registries have it."""
+    return int.from_bytes(value[1:5], "big", signed=True)
 
 
 def encode(catalogue: Catalogue, topic: Topic, event: Event) -> bytes:
@@ -139,14 +150,14 @@ def decode_value(
         return bad("bad_magic", f"first byte is 0x{value[0]:02x}; allowed: 0x00")
     if len(value) < 5:
         return bad("bad_frame", f"{len(value)} bytes; a frame alone has 5")
-    (schema_id,) = struct.unpack(">I", value[1:5])
+    schema_id = schema_id_of(value)
     writer = catalogue.writer(schema_id)
     if writer is None:
         return bad("schema_unknown", f"schema id {schema_id} is not registered", schema_id)
     if writer.event is None or writer.event not in topic.events:
         return bad(
             "schema_not_allowed",
-            f"{writer.name} on {topic.name}; allowed: "
+            f"{writer.name or 'no record'} on {topic.name}; allowed: "
             + ", ".join(str(parsed(e)["name"]) for e in topic.events),
             schema_id,
         )

@@ -37,7 +37,8 @@ PRODUCER: Final[dict[str, Any]] = {
     "queue.buffering.max.messages": 500_000,
     "message.timeout.ms": 60_000,
 }
-QUIET: Final[dict[str, Any]] = {"log_level": 3, "log.connection.close": False}
+QUIET: Final[dict[str, Any]] = {"log_level": 0, "log.connection.close": False}
+"""Errors reach us as exceptions and reports; the library would print each failed connect."""
 
 
 def consumer(bootstrap: str, group: str, **settings: Any) -> Consumer:
@@ -130,9 +131,15 @@ def append_ms(message: Message) -> int:
     stamped = int(message.timestamp()[1])
     headers: Any = message.headers() or ()  # a list of pairs; the stub says more
     for name, value in headers:
-        if name == COPIED_HEADER and isinstance(value, bytes) and value.isdigit():
-            return min(int(value), stamped)
+        if name == COPIED_HEADER and isinstance(value, bytes):
+            return copied_ms(value, stamped)
     return stamped
+
+
+def copied_ms(header: bytes, stamped: int) -> int:
+    """Append time of the original by the header of a copy; the copy's own where it says none."""
+    plausible = header.isdigit() and len(header) <= 15  # int() refuses thousands of digits
+    return min(int(header), stamped) if plausible else stamped
 
 
 COPIED_HEADER: Final = "roster-append-ms"

@@ -54,6 +54,7 @@ class LiveReader:
         self._ready = threading.Event()
         self._taken: dict[Place, int] = {}  # next offset, by what was taken or the end reported
         self._goal: dict[Place, int] = {}  # the ends as they were at the start
+        self._goal_at = 0.0  # monotonic: not later than they were so
         self._fresh_at: float | None = None  # monotonic: all up to that moment has been taken
         self.trouble: str | None = None  # why it could not read just now, None if it can
         self._thread = threading.Thread(target=self._run, name="roster-live-reader", daemon=True)
@@ -113,6 +114,7 @@ class LiveReader:
             client.close()
 
     def _assigned(self, client: Consumer) -> bool:
+        self._goal_at = time.monotonic()
         try:
             places = [(t, p) for t in self._topics for p in kafka.partitions(client, t, PATIENCE_S)]
             ends = {
@@ -157,6 +159,7 @@ class LiveReader:
         if not self._ready.is_set() and all(
             self._taken.get(place, 0) >= end for place, end in self._goal.items()
         ):
+            self._fresh_at = self._goal_at
             self._ready.set()
 
     def _error(self, error: KafkaError) -> None:

@@ -15,7 +15,7 @@ from confluent_kafka import Message
 
 from schemas import ModelProfileActive, Recorded
 from schemas.values import canonical_mode, canonical_role
-from streams.codec import Tombstone, decode, position
+from streams.codec import Tombstone, decode, position, schema_id_of
 from streams.errors import Unreachable
 from streams.live_reader import RETRY_S, LiveReader
 from streams.registry import Catalogue, Registry
@@ -173,7 +173,7 @@ class ProfilesReader:
             return True
         while not self._closing.is_set():
             try:
-                self._catalogue.writer(int.from_bytes(value[1:5], "big"), patience_s=0)
+                self._catalogue.writer(schema_id_of(value), patience_s=0)
                 return True
             except Unreachable:
                 self._closing.wait(RETRY_S)

@@ -16,12 +16,16 @@ from streams.errors import BadConfiguration, Unreachable
 from streams.topics import TOPICS, Topic
 
 COMPATIBILITY: Final = "FULL_TRANSITIVE"  # all history is replayed with new code, and rolled back
+NO_SUCH_ID: Final = frozenset({400, 404, 422})
+UNKNOWN_FOR_S: Final = 1.0
+"""An id that is unknown now may be the next one to be registered: it is asked for again."""
 HEADERS: Final = {"Content-Type": "application/vnd.schemaregistry.v1+json"}
 
 
 @dataclass(frozen=True, slots=True)
 class WriterSchema:
-    """A schema that some record was written with. event: our type of that name, if any."""
+    """A schema that some record was written with. event: our type of that name, if any; name:
+    empty for one that is no Avro record."""
 
     schema_id: int
     name: str
@@ -74,9 +78,13 @@ class Registry:
     def text(self, schema_id: int) -> str | None:
         """Text of a schema by id; None if the registry does not know it."""
         response = self._call("GET", f"/schemas/ids/{schema_id}")
-        if response.status_code != 200:
+        if response.status_code == 200:
+            return str(response.json()["schema"])
+        if response.status_code in NO_SUCH_ID:
             return None
-        return str(response.json()["schema"])
+        raise Unreachable(  # refused, throttled: that says nothing about the id
+            f"the schema registry at {self._url} answers {response.status_code} on schema ids"
+        )
 
     def subjects(self) -> list[str]:
         """Names of all subjects."""
@@ -104,7 +112,8 @@ class Catalogue:
     def __init__(self, registry: Registry, topics: Iterable[Topic] = TOPICS) -> None:
         """Registers every schema of every topic. Raises Unreachable, BadConfiguration."""
         self._registry = registry
-        self._known: dict[int, WriterSchema | None] = {}
+        self._known: dict[int, WriterSchema] = {}
+        self._unknown: dict[int, float] = {}  # until when
         self._ids: dict[tuple[str, type[Event]], int] = {}
         wanted = [(topic, event) for topic in topics for event in topic.events]
         with ThreadPoolExecutor(8) as pool:  # one takes the registry some 60 ms
@@ -131,6 +140,8 @@ class Catalogue:
         if schema_id in self._known:
             return self._known[schema_id]
         begun = time.monotonic()
+        if begun < self._unknown.get(schema_id, begun):
+            return None
         while True:
             try:
                 text = self._registry.text(schema_id)
@@ -139,16 +150,19 @@ class Catalogue:
                 if patience_s is not None and time.monotonic() - begun > patience_s:
                     raise
                 time.sleep(0.5)
-        self._known[schema_id] = None if text is None else _foreign(schema_id, text)
+        if text is None:
+            self._unknown[schema_id] = time.monotonic() + UNKNOWN_FOR_S
+            return None
+        self._known[schema_id] = _foreign(schema_id, text)
         return self._known[schema_id]
 
 
-def _foreign(schema_id: int, text: str) -> WriterSchema | None:
+def _foreign(schema_id: int, text: str) -> WriterSchema:
     try:
         schema = parse(text)
     except Exception:  # some other kind of schema: it decodes nothing of ours
-        return None
-    name = str(schema.get("name", ""))
+        return WriterSchema(schema_id, "", text, {}, None, False)
+    name = str(schema["name"])
     by_name = {full_name(event): event for topic in TOPICS for event in topic.events}
     return WriterSchema(schema_id, name, text, schema, by_name.get(name), False)
 

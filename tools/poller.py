@@ -1,6 +1,7 @@
 """Gathers what the live view shows: follows topics, status files and the projector's read path in
 threads of its own. `state()` is a value; tools/view.py draws it."""
 
+import bisect
 import threading
 import time
 from collections import Counter, deque
@@ -147,7 +148,7 @@ class _Seen:
     """What the followed topics said. Guarded by the poller's lock."""
 
     mode: str | None = None
-    notable: deque[Notable] = field(default_factory=lambda: deque(maxlen=NOTABLE_KEPT))
+    notable: list[Notable] = field(default_factory=list)  # the newest, in the order of at_ms
     bursts: dict[str, _Burst] = field(default_factory=dict)
     marks: dict[bytes, Message] = field(default_factory=dict)  # newest of each source partition
     number: int = 0
@@ -208,7 +209,7 @@ class Poller:
                 first_ranking_ms=seen.first_ms,
                 processes=tuple(self._processes(children, statuses)),
                 budgets=self._budgets,
-                notable=tuple(sorted(seen.notable, key=lambda n: (n.at_ms, n.number))),
+                notable=tuple(seen.notable),
                 laws=tuple(
                     Law(name=name, counters=status["law"])
                     for name, status in sorted(self._statuses.items())
@@ -274,7 +275,10 @@ class Poller:
     def _say(self, at_ms: int, kind: str, text: str) -> int:
         self._seen.number += 1
         number = self._seen.number
-        self._seen.notable.append(Notable(number=number, at_ms=at_ms, kind=kind, text=text))
+        notable = Notable(number=number, at_ms=at_ms, kind=kind, text=text)
+        # Topics are read side by side: what is read last need not be what happened last.
+        bisect.insort(self._seen.notable, notable, key=lambda n: (n.at_ms, n.number))
+        del self._seen.notable[:-NOTABLE_KEPT]
         return number
 
     def _burst(self, at_ms: int, kind: str, what: str) -> None:

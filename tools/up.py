@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from types import FrameType
 from typing import Any, Final
@@ -45,23 +45,22 @@ def up(
     settings: Settings,
     *,
     for_s: float | None = None,
-    rate: float | None = None,
-    workload: bool = True,
+    workload: Sequence[str] | None = (),
     as_json: bool = False,
 ) -> int:
     """Runs until SIGINT, SIGTERM or for_s seconds of view; 0.
 
-    rate: how many times the trace's pace the workload goes. Raises BadConfiguration, Unreachable,
+    workload: options of `roster workload`; None: without it. Raises BadConfiguration, Unreachable,
     RosterError when something does not start.
     """
     begun = time.monotonic()
     sweep(settings.data)
     with _signals() as wish, Supervisor(settings.data) as supervisor:
         settings = _start_cluster(settings, supervisor)
-        supervisor.add(*_processes(settings, workload, rate))
+        supervisor.add(*_processes(settings, workload))
         if not _prepare(settings, supervisor, wish):
             return 0
-        joined = _joined() if workload else ""
+        joined = "" if workload is None else _joined()
         poller = Poller(
             settings, joined, supervisor.states, lambda: supervisor.addresses.get("api")
         )
@@ -106,9 +105,8 @@ def _prepare(settings: Settings, supervisor: Supervisor, wish: _Wish) -> bool:
     return not wish.stop
 
 
-def _processes(settings: Settings, workload: bool, rate: float | None) -> list[Child]:
-    pace = () if rate is None else ("--rate", f"{rate:g}")
-    sample = [_child("workload", settings, *pace)] if workload else []
+def _processes(settings: Settings, workload: Sequence[str] | None) -> list[Child]:
+    sample = [] if workload is None else [_child("workload", settings, *workload)]
     return [
         _child("agents", settings),
         _child("meter", settings, "--instance", "0"),

@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final
 
-from rich.cells import cell_len, set_cell_size
+from rich.cells import cell_len
 from rich.console import Group, RenderableType
 from rich.rule import Rule
 from rich.table import Table
@@ -177,7 +177,7 @@ def _lower(processes: Sequence[Process], budgets: Sequence[Budget], width: int, 
         ),
         Group(
             Rule(Text("budgets", style="bold"), align="left", style="dim"),
-            *_budgets(budgets[:rows], width - left - 1, rows),
+            *_budgets(_nearest(budgets, rows), width - left - 1, rows),
         ),
     )
     return table
@@ -214,7 +214,7 @@ def _processes(processes: Sequence[Process], width: int, rows: int) -> Table:
 def _budgets(budgets: Sequence[Budget], width: int, rows: int) -> list[Text]:
     if not budgets:
         return [Text(" none reported yet", style="dim"), *_blank(rows - 1)]
-    name = min(10, max(len(budget.tenant) for budget in budgets))
+    name = min(17 if width >= 42 else 10, max(len(budget.tenant) for budget in budgets))
     digits = 2 if width >= 42 else 0
     amounts = [
         f"{usd(b.spent_picousd, digits)}/{usd(b.cap_picousd, 0)} {b.period[0].lower()}"
@@ -225,10 +225,17 @@ def _budgets(budgets: Sequence[Budget], width: int, rows: int) -> list[Text]:
     for budget, amount in zip(budgets, amounts, strict=True):
         share = budget.spent_picousd / budget.cap_picousd
         style = "red" if share >= 1 else "yellow" if share >= 0.8 else "green"
-        tenant = set_cell_size(budget.tenant, name)
+        tenant = Text(budget.tenant)
+        tenant.truncate(name, overflow="ellipsis", pad=True)
         burn = (bar(share, max(3, columns)), style)
         lines.append(_fit(Text.assemble(tenant, " ", burn, f"{share * 100:4.0f}% ", amount), width))
     return [*lines, *_blank(rows - len(lines))]
+
+
+def _nearest(budgets: Sequence[Budget], rows: int) -> list[Budget]:
+    """Those that are spent furthest, where not all fit."""
+    furthest = sorted(budgets, key=lambda b: -b.spent_picousd / b.cap_picousd)[:rows]
+    return [budget for budget in budgets if budget in furthest]
 
 
 def _law(law: Law, width: int) -> Text:

@@ -110,6 +110,11 @@ class Projector:
             assert time.monotonic() < until, (status, log.ends())
             time.sleep(0.1)
 
+    def said(self) -> str:
+        """What the process wrote to its standard error."""
+        text = (self.data / "stderr.txt").read_text(encoding="utf-8")
+        return text
+
     def end(self) -> None:
         self.stop.set()
         if self.thread is not None:
@@ -163,7 +168,7 @@ def project(log: Log) -> Callable[[Path], Projector]:
 def spawn(log: Log) -> Callable[..., Projector]:
     """Starts a projector as a process of its own."""
 
-    def start(data: Path, **popen: Any) -> Projector:
+    def start(data: Path) -> Projector:
         address = data / "projector.json"
         address.unlink(missing_ok=True)
         environ = {
@@ -172,13 +177,10 @@ def spawn(log: Log) -> Callable[..., Projector]:
             "ROSTER_KAFKA": log.bootstrap,
             "ROSTER_REGISTRY": log.registry,
         }
-        process = subprocess.Popen(
-            [sys.executable, "-m", "projections.runner"],
-            cwd=ROOT,
-            env=environ,
-            stderr=subprocess.PIPE,
-            **popen,
-        )
+        with (data / "stderr.txt").open("wb") as said:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "projections.runner"], cwd=ROOT, env=environ, stderr=said
+            )
         made = Projector(data, process=process)
         until = time.monotonic() + 60
         while time.monotonic() < until and process.poll() is None:
@@ -190,8 +192,7 @@ def spawn(log: Log) -> Callable[..., Projector]:
                 except OSError:  # not yet open
                     pass
             time.sleep(0.02)
-        assert process.stderr is not None
-        raise AssertionError(process.stderr.read().decode() or "not ready in time")
+        raise AssertionError(made.said() if process.poll() is not None else "not ready in time")
 
     return start
 

@@ -89,7 +89,7 @@ def test_the_newest_budget_in_the_log_is_in_force(db: duckdb.DuckDBPyConnection)
 
 
 def test_what_was_decided_is_known_after_a_restart(db: duckdb.DuckDBPyConnection) -> None:
-    recorded = Recorded[Event](budget(), Position(BUDGET_UPDATED.name, 0, 0, NOON), b"k")
+    recorded: Recorded[Event] = Recorded(budget(), Position(BUDGET_UPDATED.name, 0, 0, NOON), b"k")
     history.file(db, BUDGET_UPDATED.name, [recorded], [b"body"])
     state = Budgets()
     (crossing,) = spend(db, state, 900, NOON, budget())
@@ -114,7 +114,7 @@ def test_periods_are_aligned_in_utc_and_sql_agrees(db: duckdb.DuckDBPyConnection
 def test_spend_without_a_price_crosses_nothing_and_is_counted(
     db: duckdb.DuckDBPyConnection,
 ) -> None:
-    recorded = Recorded[Event](budget(), Position(BUDGET_UPDATED.name, 0, 0, NOON), b"k")
+    recorded: Recorded[Event] = Recorded(budget(), Position(BUDGET_UPDATED.name, 0, 0, NOON), b"k")
     history.file(db, BUDGET_UPDATED.name, [recorded], [b"body"])
     db.execute(
         "INSERT INTO cost_panes VALUES ('acme', ?, 'c', '', 'p', 'm', 3, 2, 1, 0, 1, 5)", [NOON]

@@ -133,7 +133,7 @@ def test_the_worked_example_of_m10(book: Book) -> None:
         watermark_ms=ten + HOUR,
         generation=1,
     )
-    recorded = Recorded[Event](late, Position(LATE_EVENTS.name, 0, 0, APPENDED), b"k")
+    recorded: Recorded[Event] = Recorded(late, Position(LATE_EVENTS.name, 0, 0, APPENDED), b"k")
     history.file(book.db, LATE_EVENTS.name, [recorded], [b"body"])
     assert book.rows(
         "SELECT hour_ms, sum(cost_picousd), sum(n), sum(unpriced_n) FROM cost_hourly"

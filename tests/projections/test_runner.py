@@ -20,6 +20,7 @@ import pytest
 
 from projections import runner
 from schemas import (
+    BudgetThresholdCrossed,
     BudgetUpdated,
     ClockTick,
     DeadLetter,
@@ -252,7 +253,7 @@ def test_killed_at_any_time_it_ends_with_the_rows_of_an_unbroken_run(
 
     def produce() -> None:
         sent: list[LlmInvocation] = []
-        while not done.wait(0.02):
+        while not done.wait(0.02) and len(sent) < 8_000:
             for _ in range(40):
                 dice = rng.random()
                 if sent and dice < 0.04:
@@ -286,7 +287,6 @@ def test_killed_at_any_time_it_ends_with_the_rows_of_an_unbroken_run(
             time.sleep(rng.random())
             victim.process.send_signal(signal.SIGKILL)
             victim.process.wait()
-            victim.process.stderr.close()
     finally:
         done.set()
         load.join()
@@ -322,7 +322,7 @@ def bad_invocations(log: Any) -> Iterator[tuple[str, bytes | None, bytes | None]
     yield "bad_frame", b"k", b"\0\0\0"
     for first in (b"{", b"Obj\x01", b"\x01", b"\xc3\x01"):
         yield "bad_magic", b"k", first + value
-    for schema_id in (0, 2**31 - 1, 2**32 - 1):
+    for schema_id in (0, 2**31 - 1, -1):
         yield "schema_unknown", b"k", frame(schema_id, value[5:])
     mode = ModeChanged(
         event_id="m", occurred_at_ms=1, source="s", deployment="d", to_mode="TEST", actor="a"
@@ -535,9 +535,11 @@ def test_thresholds_are_crossed_once_also_across_restarts(
         recorded.event
         for message in read_to_end(log.bootstrap, "budget.threshold.crossed")
         if isinstance(recorded := decode(log.catalogue, message), Recorded)
-        and recorded.event.tenant == tenant  # type: ignore[attr-defined]  # the topic's only type
+        and isinstance(recorded.event, BudgetThresholdCrossed)
+        and recorded.event.tenant == tenant
     ]
-    assert [(e.threshold_percent, e.spent_picousd) for e in said] == [(80, 950), (100, 1900)]  # type: ignore[attr-defined]  # as above
+    assert [event.threshold_percent for event in said] == [80, 100]
+    assert 800 <= said[0].spent_picousd <= 950 and 1000 <= said[1].spent_picousd <= 1900
 
 
 def test_markers_of_transactions_are_passed_and_counted_as_control(
@@ -678,15 +680,15 @@ def test_a_full_disk_is_said_and_waited_for_and_nothing_is_lost(
         time.sleep(0.1)
     running.caught_up(log)
     running.end()
-    said = running.process.stderr.read().decode().splitlines()
-    running.process.stderr.close()
-    assert any("the disk refuses" in line for line in said), said
-    assert any("the disk takes" in line for line in said), said
+    first, last = running.said().splitlines()
+    assert "the disk refuses" in first and "the disk takes" in last
     with duckdb.connect(str(tmp_path / "roster.duckdb"), read_only=True) as db:
         assert_ledger_is_that_of_the_log(log, db)
         assert_the_law_holds(db)
 
 
 def test_a_second_projector_is_told_who_is_there(log: Any, projector: Any, spawn: Start) -> None:
-    with pytest.raises(AssertionError, match=f"in use by process {os.getpid()}"):
+    with pytest.raises(AssertionError) as ended:
         spawn(projector.data)
+    (line,) = str(ended.value).splitlines()
+    assert f"in use by process {os.getpid()}" in line

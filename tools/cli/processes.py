@@ -28,6 +28,9 @@ def up(
     workload: Annotated[
         bool, typer.Option("--workload/--no-workload", help="with the sample workload")
     ] = True,
+    backfill_h: Annotated[
+        float | None, typer.Option("--backfill-h", help="hours of the past filled in first", min=0)
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Start everything on this machine and show it; Ctrl-C stops it in order."""
@@ -35,7 +38,11 @@ def up(
     from tools import up as verb
 
     loaded = settings.load()
-    raise typer.Exit(verb.up(loaded, for_s=for_s, rate=rate, workload=workload, as_json=as_json))
+    wanted = {"--rate": rate, "--backfill-h": backfill_h}
+    pace = [word for name, n in wanted.items() if n is not None for word in (name, f"{n:g}")]
+    raise typer.Exit(
+        verb.up(loaded, for_s=for_s, workload=pace if workload else None, as_json=as_json)
+    )
 
 
 def down(
@@ -64,7 +71,7 @@ def status(as_json: Json = False) -> None:
     owners = [o for r in ("run", "run-kafka", "run-registry") if (o := running(loaded.data, r))]
     pids = {name: pid for owner in owners for name, pid in owner.children.items()}
     addresses = {name: at for owner in owners for name, at in owner.addresses.items()}
-    reports = read_all(loaded.data)
+    reports = {n: r for n, r in read_all(loaded.data).items() if psutil.pid_exists(r["pid"])}
     rows: list[dict[str, Any]] = []
     for name in sorted(pids.keys() | reports.keys()):
         report = reports.get(name) or reports.get(f"{name}-0") or {}

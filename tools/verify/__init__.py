@@ -11,7 +11,7 @@ was published is read first, then the log from which it followed.
 """
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -255,7 +255,9 @@ def _rankings(
     report.subject(subject)
     topic = topics.MODEL_PROFILE_SCORED.name
     ends = {p: end for (name, p), end in wanted.ends.items() if name == topic}
-    chosen = rankings.finals(log, decode, ends) if all_rankings else finals.last.values()
+    chosen: Iterable[rankings.Final] = finals.last.values()
+    if all_rankings:
+        chosen = rankings.every_final(log.bootstrap, decode, ends)
     told = step("rankings", None if all_rankings else len(finals.last))
     for final in chosen:
         if final.fields["generation"] == GENERATION:

@@ -30,13 +30,13 @@ class Log:
     """Reads topics from their beginning up to a fixed end. Raises Unreachable, LogDamaged."""
 
     def __init__(self, bootstrap: str) -> None:
-        self._bootstrap = bootstrap
+        self.bootstrap = bootstrap
         self._client = self._consumer()
 
     def _consumer(self) -> Consumer:
         return Consumer(
             {
-                "bootstrap.servers": self._bootstrap,
+                "bootstrap.servers": self.bootstrap,
                 "group.id": "roster-verify",  # never joined, nothing is committed
                 "enable.auto.commit": False,
                 "enable.auto.offset.store": False,

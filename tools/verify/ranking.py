@@ -149,10 +149,14 @@ def pane_cost(
     )
 
 
+Sums = tuple[Fraction, int, Fraction, Fraction, int]
+"""C, T, CC, CT, TT of a window, in pUSD and tokens."""
+
+
 def _cost_sums(
     pair: tuple[str, str], panes: list[tuple[int, Totals]], cards: Cards, below: int
-) -> tuple[Fraction, int, Fraction, Fraction, int] | None:
-    """(C, T, CC, CT, TT) in pUSD and tokens over a window; None: unpriced (M8, M3)."""
+) -> Sums | None:
+    """Cost sums of a window; None: unpriced (M8, M3)."""
     sums = [0] * 5
     for start, totals in panes:
         if totals.cost is None or totals.cost[0] != below:  # many windows share a pane
@@ -165,17 +169,29 @@ def _cost_sums(
     return Fraction(c, 10**6), t, Fraction(cc, 10**12), Fraction(ct, 10**6), tt
 
 
+Evidence = dict[tuple[str, str], tuple[Totals, Sums | None]]
+"""Per (provider, model) what a window holds: all that a policy's numbers follow from."""
+
+
+def evidence(panes: Window, cards: Cards, cards_before: int) -> Evidence:
+    """Sums over a window.
+
+    panes: of the role and the policy's evidence modes. cards_before: next offset of
+    rate.card.updated as the ranking recorded it.
+    """
+    made: Evidence = {}
+    for pair, mine in by_model(panes).items():
+        window = Totals()
+        for _, totals in mine:
+            window.add(totals)
+        made[pair] = window, _cost_sums(pair, mine, cards, cards_before)
+    return made
+
+
 def entry(
-    pair: tuple[str, str],
-    panes: list[tuple[int, Totals]],
-    policy: Fields,
-    cards: Cards,
-    cards_before: int,
+    pair: tuple[str, str], window: Totals, sums: Sums | None, policy: Fields
 ) -> tuple[Fields, Fraction | None]:
     """One entry of a ranking without its rank, and its exact cost in the policy's unit."""
-    window = Totals()
-    for _, totals in panes:
-        window.add(totals)
 
     def outcome(symbol: str) -> int:
         return window.outcomes[OUTCOME_INDEX[symbol]]
@@ -217,10 +233,9 @@ def entry(
         var_l = ((upper - lower) / (2 * Z)) ** 2
 
     # cost
-    sums = _cost_sums(pair, panes, cards, cards_before) if complete else None
     per_request = per_1k = cost = None
     var_c = Fraction(0)
-    if sums is not None:
+    if complete and sums is not None:
         c, t, cc, ct, tt = sums
         per_request = c / complete
         per_1k = None if t == 0 else 1000 * c / t
@@ -341,15 +356,9 @@ def entry(
     return {**made, "status": status, "reason": reason}, cost
 
 
-def entries(panes: Window, policy: Fields, cards: Cards, cards_before: int) -> list[Fields]:
-    """All entries of a ranking in display order.
-
-    panes: of the role and the policy's evidence modes.
-    cards_before: next offset of rate.card.updated as the ranking recorded it.
-    """
-    made = [
-        entry(pair, sums, policy, cards, cards_before) for pair, sums in by_model(panes).items()
-    ]
+def entries(found: Evidence, policy: Fields) -> list[Fields]:
+    """All entries of a ranking in display order."""
+    made = [entry(pair, window, sums, policy) for pair, (window, sums) in found.items()]
 
     def place(item: tuple[Fields, Fraction | None]) -> tuple[object, ...]:
         fields, cost = item

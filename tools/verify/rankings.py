@@ -1,5 +1,6 @@
 """Final rankings in the log against those recomputed from the positions they name."""
 
+import heapq
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -30,6 +31,8 @@ LAST = "rankings: last final of every role and mode, to the last digit"
 ALL = "rankings: every final in the log, to the last digit"
 MARKS = "rankings: watermarks of the marks they name"
 GAPS = "rankings: panes of which a final must be there"
+
+REMEMBERED = 64  # windows
 
 Key = tuple[str, str]  # role, deployment mode
 
@@ -95,17 +98,32 @@ def _version(f: Fields) -> tuple[int, int]:
     return f["as_of_ms"], f["revision"]
 
 
-def finals(log: Log, decode: Decoder, ends: dict[int, int]) -> Iterator[Final]:
-    """Finals in log order, the first record of each event_id."""
+def every_final(bootstrap: str, decode: Decoder, ends: dict[int, int]) -> Iterator[Final]:
+    """Every final of the log, the first record of each event_id; in the order of time, since
+    those of one time share their windows."""
+    logs = [Log(bootstrap) for _ in ends]
+    try:
+        streams = [
+            _finals(log, decode, p, end) for log, (p, end) in zip(logs, ends.items(), strict=True)
+        ]
+        yield from heapq.merge(
+            *streams,
+            key=lambda final: (final.fields["as_of_ms"], final.fields["role"]),
+        )
+    finally:
+        for log in logs:
+            log.close()
+
+
+def _finals(log: Log, decode: Decoder, partition: int, end: int) -> Iterator[Final]:
     seen: set[str] = set()
-    for partition, end in ends.items():
-        for record in log.read(TOPIC, partition, end):
-            decoded = decode(record)
-            if isinstance(decoded, str) or decoded[1]["status"] != "FINAL":
-                continue
-            if decoded[1]["event_id"] not in seen:
-                seen.add(decoded[1]["event_id"])
-                yield Final(record, decoded[1])
+    for record in log.read(TOPIC, partition, end):
+        decoded = decode(record)
+        if isinstance(decoded, str) or decoded[1]["status"] != "FINAL":
+            continue
+        if decoded[1]["event_id"] not in seen:
+            seen.add(decoded[1]["event_id"])
+            yield Final(record, decoded[1])
 
 
 def due(made: Finals, partition: int, report: Report) -> list[tuple[int, Callable[[Meter], None]]]:
@@ -137,6 +155,9 @@ class Inputs:
     policies: dict[Key, list[tuple[int, int, Fields]]] = field(default_factory=dict)
     evidence: dict[str, dict[int, dict[str, Pane]]] = field(default_factory=dict)
     """Role -> start of the pane -> mode -> totals by model."""
+    _windows: dict[tuple[str, int, frozenset[str], int], ranking.Evidence] = field(
+        default_factory=dict
+    )
 
     def policy(self, record: Record, f: Fields) -> None:
         """Takes the next policy of the log; its version is its number among those of its key."""
@@ -164,16 +185,23 @@ class Inputs:
         _, _, version, policy = max(known, key=lambda item: item[:2])
         return version, policy
 
-    def window(self, role: str, last: int, modes: frozenset[str]) -> list[tuple[int, Pane]]:
-        """(start, totals by model) of the panes of the window that ends with the pane `last`."""
-        starts = range(last - (WINDOW_PANES - 1) * PANE_MS, last + 1, PANE_MS)
-        panes = self.evidence.get(role, {})
-        return [
-            (start, pane)
-            for start in starts
-            for mode, pane in panes.get(start, {}).items()
-            if not modes or mode in modes
-        ]
+    def window(self, role: str, last: int, modes: frozenset[str], below: int) -> ranking.Evidence:
+        """Evidence of the window that ends with the pane `last`, priced by the cards below an
+        offset. Rankings of one role mostly differ in their policies alone, so it is remembered."""
+        asked = (role, last, modes, below)
+        if asked not in self._windows:
+            starts = range(last - (WINDOW_PANES - 1) * PANE_MS, last + 1, PANE_MS)
+            panes = self.evidence.get(role, {})
+            found: ranking.Window = [
+                (start, pane)
+                for start in starts
+                for mode, pane in panes.get(start, {}).items()
+                if not modes or mode in modes
+            ]
+            if len(self._windows) >= REMEMBERED:
+                self._windows.clear()
+            self._windows[asked] = ranking.evidence(found, self.cards, below)
+        return self._windows[asked]
 
 
 def compare(final: Final, inputs: Inputs, report: Report, subject: str) -> None:
@@ -210,7 +238,7 @@ def compare(final: Final, inputs: Inputs, report: Report, subject: str) -> None:
         "policy_event_id": policy["event_id"],
         "policy_version": version,
         "entries": ranking.entries(
-            inputs.window(key[0], last, modes), policy, inputs.cards, below.get((CARDS, 0), 0)
+            inputs.window(key[0], last, modes, below.get((CARDS, 0), 0)), policy
         ),
     }
     report.fields(subject, final.where, wanted, f)

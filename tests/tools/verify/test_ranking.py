@@ -65,7 +65,7 @@ def totals(*invocations: Fields) -> Totals:
 
 
 def ranked(pane: Pane, policy: Fields = POLICY, cards: Cards | None = None) -> list[Fields]:
-    return ranking.entries([(0, pane)], policy, cards or Cards(), 10**9)
+    return ranking.entries(ranking.evidence([(0, pane)], cards or Cards(), 10**9), policy)
 
 
 def test_example_of_m1_scores_1_219() -> None:
@@ -225,7 +225,7 @@ def test_scorer_and_verify_agree_to_the_last_digit(seed: int) -> None:
     fast = scoring.rank(
         panel, fast_policy, lambda who: scoring.measure(panel[who], percentile, unit)
     )
-    plain = ranking.entries(panes, policy, plain_cards, 10**9)
+    plain = ranking.entries(ranking.evidence(panes, plain_cards, 10**9), policy)
     assert plain == [_listed(entry.model_dump()) for entry in fast]
 
 

@@ -23,6 +23,7 @@ import pytest
 
 from streams import kafka, settings
 from streams.topics import METRICS_TABLE, PROFILES_TABLE, changelog
+from tests.support import readme
 from tools import stack
 from tools.supervisor import running
 
@@ -97,8 +98,31 @@ def applied(system: System) -> int:
 
 
 def test_it_starts_and_the_first_events_are_applied(system: System) -> None:
-    system.up = system.start("up", "--workload", "--rate", RATE)
+    system.up = system.start("up", "--rate", RATE, "--backfill-h", "3")
     until("the ledger fills", lambda: applied(system) > 1_000)
+
+
+@pytest.mark.parametrize("words", readme.commands("roster"), ids=" ".join)
+def test_every_command_of_the_readme_works(system: System, words: list[str]) -> None:
+    result = system.roster(*words)
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
+    assert "Traceback" not in result.stderr
+
+
+def test_the_snippet_of_the_readme_finds_a_profile(system: System) -> None:
+    found = running(system.data)
+    assert found is not None
+    (snippet,) = readme.blocks("python")
+    here = snippet.replace("127.0.0.1:9092", found.addresses["kafka"]).replace(
+        "http://127.0.0.1:8081/apis/ccompat/v7", found.addresses["registry"]
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", here], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    model, layer, version, offset, staleness = done.stdout.split()
+    assert "/" in model and layer == "system"
+    assert int(version) >= 1 and int(offset) >= 0 and int(staleness) < 5_000
 
 
 @pytest.mark.parametrize("name", ["meter", "agents", "projector", "workload", "meter", "kafka"])

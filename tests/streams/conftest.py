@@ -1,0 +1,14 @@
+"""Topics and schemas on the shared broker and registry."""
+
+import pytest
+
+from streams import topics
+from streams.kafka import admin
+from streams.registry import Catalogue, Registry, register_all
+
+
+@pytest.fixture(scope="session")
+def catalogue(kafka: str, registry: str) -> Catalogue:
+    """All topics made, all schemas registered."""
+    topics.create(admin(kafka), 1)
+    return register_all(Registry(registry))
