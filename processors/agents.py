@@ -24,7 +24,7 @@ from aiokafka import ConsumerRecord
 from confluent_kafka import Message
 from faust.types import TP, StreamT
 
-from processors.meter_protocol import place
+from processors.meter_protocol import GENERATION, place
 from processors.scorer import Scorer
 from processors.tables import metrics, profiles
 from schemas import (
@@ -63,7 +63,6 @@ from streams.topics import (
     changelogs,
 )
 
-GENERATION: Final = 1
 SLICE: Final = 200  # records applied at a stretch, before the loop does anything else
 SYNC_LIMIT_S: Final = 60.0
 LOOK_EVERY_S: Final = 0.2
@@ -223,6 +222,8 @@ class Agents:
     def apply_profiles(
         self, partition: int, part: ProfilesPart, records: Sequence[ConsumerRecord], _: bool
     ) -> None:
+        """Folds records, publishes what follows, then writes the rows. _: the last that were there
+        when the reading began."""
         rows: dict[bytes, profiles.Row] = {}
         for record in records:
             self.law["consumed"] += 1
@@ -286,6 +287,8 @@ class Agents:
     def apply_metrics(
         self, partition: int, part: MetricsPart, records: Sequence[ConsumerRecord], last: bool
     ) -> None:
+        """Folds records, lets the scorer act at marks. last: they reach the end that was there
+        when the reading began."""
         touched: set[bytes] = set()
         for record in records:
             self.law["consumed"] += 1

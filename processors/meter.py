@@ -22,7 +22,7 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-from processors.meter_protocol import Flush, Meter
+from processors.meter_protocol import GENERATION, Flush, Meter
 from processors.pane_fold import Columns, Late, Stretch
 from schemas import ClockTick, LateEvent, MeterMark, PaneFact, Recorded
 from schemas.values import OUTCOMES, canonical_mode, canonical_role, derived_id
@@ -38,8 +38,6 @@ from streams.topics import LATE_EVENTS, LLM_INVOCATION, SLM_METRICS
 pc: Any = pyarrow.compute  # its stubs refuse plain scalars
 log = logging.getLogger("roster.meter")
 
-GENERATION: Final = 1
-"""A changed fold, or a re-created topic, is the next generation, computed beside the old one."""
 GROUP: Final = f"roster-meter-g{GENERATION}"
 FLUSH_S: Final = 0.2
 TICK_AFTER_S: Final = 5.0

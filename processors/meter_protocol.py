@@ -13,14 +13,16 @@ The shell (meter.py) and the simulation (tests) drive it alike:
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Final
 from zlib import crc32
 
 from processors.pane_fold import Late, PartitionFold, Stretch
 from processors.windows import PANE_MS, SLACK_MS, WINDOW_MS, pane_of
 from schemas.slm_metrics import MeterMark, PaneFact
 
-SEPARATOR = "\x1f"
+GENERATION: Final = 1
+"""A changed fold, or a re-created topic, is the next generation, computed beside the old one."""
+SEPARATOR: Final = "\x1f"
 
 
 @dataclass(frozen=True, slots=True)

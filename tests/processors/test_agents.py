@@ -119,6 +119,17 @@ def worker(kafka: str, registry: str, tmp_path: Path) -> Callable[..., Worker]:
     return make
 
 
+@pytest.fixture(scope="module")
+def steady(
+    kafka: str, registry: str, catalogue: Catalogue, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Worker]:
+    """A worker that most tests share."""
+    one = Worker(kafka, registry, tmp_path_factory.mktemp("steady"))
+    with running(one):
+        until(one.ready, START_S, one.log)
+        yield one
+
+
 def test_a_worker_killed_in_mid_run_leaves_table_and_publication_exact(
     kafka: str, producer: Producer, worker: Callable[..., Worker]
 ) -> None:
@@ -265,74 +276,68 @@ def test_without_the_check_of_contiguity_lost_batches_stay_lost(
 
 
 def test_a_bad_change_is_passed_over_and_the_next_good_one_applied(
-    kafka: str, producer: Producer, worker: Callable[..., Worker]
+    kafka: str, producer: Producer, steady: Worker
 ) -> None:
-    one = worker("one")
-    with running(one):
-        until(one.ready, START_S, one.log)
-        updated = topics.MODEL_PROFILE_UPDATED.name
-        producer.send(KEYS)
-        for key in list(producer.expected):
-            for value in (None, b"", b"\x01nonsense", b"\x00\x00\x00\xff\xff1", b"\x00\x00"):
-                producer.out.send(updated, key, value)
-        producer.out.send(updated, None, b"without a key")
-        producer.send(KEYS)
-        until(lambda: producer.arrived(kafka), 10, lambda: (producer.expected, one.log()))
+    until(steady.ready, START_S, steady.log)
+    updated = topics.MODEL_PROFILE_UPDATED.name
+    producer.send(KEYS)
+    for key in list(producer.expected):
+        for value in (None, b"", b"\x01nonsense", b"\x00\x00\x00\xff\xff1", b"\x00\x00"):
+            producer.out.send(updated, key, value)
+    producer.out.send(updated, None, b"without a key")
+    producer.send(KEYS)
+    until(lambda: producer.arrived(kafka), 10, lambda: (producer.expected, steady.log()))
 
 
 def test_a_refused_change_is_published_once_and_leaves_the_profile_alone(
-    kafka: str, producer: Producer, worker: Callable[..., Worker]
+    kafka: str, producer: Producer, steady: Worker
 ) -> None:
-    one = worker("one")
     topic = topics.MODEL_PROFILE_UPDATED
-    with running(one):
-        until(one.ready, START_S, one.log)
-        producer.send(1)
-        key = producer.keys[0]
-        refused = [
-            change(1000, key, expected_version=7),
-            change(1001, key, model="no-provider"),
-            change(1002, key, action=ProfileAction.DELETE, expected_version=0),
-        ]
-        for event in refused:
-            value = codec.encode(producer.catalogue, topic, event)
-            producer.out.send(topic.name, event.profile_key().encode(), value)
-        producer.send(KEYS - 1)
-        until(lambda: producer.arrived(kafka), 10, lambda: (producer.expected, one.log()))
-        one.end(signal.SIGKILL)
-        one.start()
-        until(one.ready, START_S, one.log)
-        found = [
-            item.event.model_dump()["rejected_event_id"]
-            for message in clients.read_to_end(kafka, topics.MODEL_PROFILE_REJECTED.name)
-            if isinstance(item := codec.decode(producer.catalogue, message), Recorded)
-        ]
-        assert [found.count(event.event_id) for event in refused] == [1, 1, 1]
+    until(steady.ready, START_S, steady.log)
+    producer.send(1)
+    key = producer.keys[0]
+    refused = [
+        change(1000, key, expected_version=7),
+        change(1001, key, model="no-provider"),
+        change(1002, key, action=ProfileAction.DELETE, expected_version=0),
+    ]
+    for event in refused:
+        value = codec.encode(producer.catalogue, topic, event)
+        producer.out.send(topic.name, event.profile_key().encode(), value)
+    producer.send(KEYS - 1)
+    until(lambda: producer.arrived(kafka), 10, lambda: (producer.expected, steady.log()))
+    steady.end()
+    steady.start()
+    until(steady.ready, START_S, steady.log)
+    found = [
+        item.event.model_dump()["rejected_event_id"]
+        for message in clients.read_to_end(kafka, topics.MODEL_PROFILE_REJECTED.name)
+        if isinstance(item := codec.decode(producer.catalogue, message), Recorded)
+    ]
+    assert [found.count(event.event_id) for event in refused] == [1, 1, 1]
 
 
 def test_a_publication_that_goes_wrong_is_put_right(
-    kafka: str, producer: Producer, worker: Callable[..., Worker]
+    kafka: str, producer: Producer, steady: Worker
 ) -> None:
     """Someone else writes an old profile, rubbish and a tombstone; a profile nobody set appears."""
-    one = worker("one")
     topic = topics.MODEL_PROFILE_ACTIVE
-    with running(one):
-        producer.send(2 * KEYS)
-        until(one.ready, START_S, one.log)
-        until(lambda: producer.arrived(kafka), 10, one.log)
-        said = actives(kafka, producer.catalogue)
-        first, second, third, *_ = sorted(producer.expected)
-        old = said[first].model_copy(update={"version": 1})
-        nobodys = said[first].model_copy(update={"scope": f"{said[first].scope}x"})
-        producer.out.send(topic.name, first, codec.encode(producer.catalogue, topic, old))
-        producer.out.send(topic.name, second, b"rubbish")
-        producer.out.send(topic.name, third, None)
-        name = nobodys.profile_key().encode()
-        producer.out.send(topic.name, name, codec.encode(producer.catalogue, topic, nobodys))
-        producer.out.flush()
-        assert not producer.arrived(kafka)
-        until(lambda: producer.arrived(kafka), 10, one.log)
-        until(lambda: name not in actives(kafka, producer.catalogue), 10, one.log)
+    producer.send(2 * KEYS)
+    until(steady.ready, START_S, steady.log)
+    until(lambda: producer.arrived(kafka), 10, steady.log)
+    said = actives(kafka, producer.catalogue)
+    first, second, third, *_ = sorted(producer.expected)
+    old = said[first].model_copy(update={"version": 1})
+    nobodys = said[first].model_copy(update={"scope": f"{said[first].scope}x"})
+    producer.out.send(topic.name, first, codec.encode(producer.catalogue, topic, old))
+    producer.out.send(topic.name, second, b"rubbish")
+    producer.out.send(topic.name, third, None)
+    name = nobodys.profile_key().encode()
+    producer.out.send(topic.name, name, codec.encode(producer.catalogue, topic, nobodys))
+    producer.out.flush()
+    assert not producer.arrived(kafka)
+    until(lambda: producer.arrived(kafka), 10, steady.log)
+    until(lambda: name not in actives(kafka, producer.catalogue), 10, steady.log)
 
 
 # --- metrics
@@ -428,7 +433,7 @@ def meter(kafka: str, catalogue: Catalogue) -> Meter:
 
 
 def test_only_committed_facts_reach_the_table_and_the_newest_of_a_pane_stays(
-    kafka: str, meter: Meter, worker: Callable[..., Worker]
+    kafka: str, meter: Meter, steady: Worker
 ) -> None:
     role = f"role-{uuid4()}"
     facts = {name: fact(role, PANE + n * 300_000, 10) for n, name in enumerate("abc")}
@@ -444,44 +449,42 @@ def test_only_committed_facts_reach_the_table_and_the_newest_of_a_pane_stays(
     def framed(one: PaneFact) -> bytes:
         return codec.encode(meter.catalogue, topics.SLM_METRICS, one)
 
-    before = worker("before")
     meter.begin(facts["b"])
     meter.abort()
     meter.begin(facts["a"])
     meter.commit()
-    with running(before):
-        until(before.ready, START_S, before.log)
-        until(lambda: rows() != {}, 5, before.log)
-        meter.begin(facts["b"], fact(role, PANE, 99))
-        time.sleep(0.5)  # open: nothing of it is seen
-        assert rows() == {facts["a"].key(): framed(facts["a"])}
-        meter.abort()
-        meter.begin(facts["c"], newer)
-        meter.commit()
-        wanted = {facts["c"].key(): framed(facts["c"]), newer.key(): framed(newer)}
-        until(lambda: rows() == wanted, 5, rows)
-        meter.begin(older, fact(role, PANE + 900_000, 1))
-        meter.commit()
-        until(lambda: len(rows()) == 3, 5, rows)
-        assert rows()[newer.key()] == framed(newer)
-        before.end(signal.SIGKILL)
-        end = ends(kafka, topics.changelog(topics.METRICS_TABLE))
-        before.start()
-        until(before.ready, START_S, before.log)
-        assert ends(kafka, topics.changelog(topics.METRICS_TABLE)) == end
-        meter.client.begin_transaction()
-        meter.client.produce(
-            topics.SLM_METRICS.name,
-            None,
-            newer.key(),
-            partition=place(role, topics.SLM_METRICS.partitions),
-        )
-        meter.commit()
-        until(lambda: newer.key() not in rows(), 5, rows)
+    until(steady.ready, START_S, steady.log)
+    until(lambda: rows() != {}, 5, steady.log)
+    meter.begin(facts["b"], fact(role, PANE, 99))
+    time.sleep(0.5)  # open: nothing of it is seen
+    assert rows() == {facts["a"].key(): framed(facts["a"])}
+    meter.abort()
+    meter.begin(facts["c"], newer)
+    meter.commit()
+    wanted = {facts["c"].key(): framed(facts["c"]), newer.key(): framed(newer)}
+    until(lambda: rows() == wanted, 5, rows)
+    meter.begin(older, fact(role, PANE + 900_000, 1))
+    meter.commit()
+    until(lambda: len(rows()) == 3, 5, rows)
+    assert rows()[newer.key()] == framed(newer)
+    steady.end()
+    end = ends(kafka, topics.changelog(topics.METRICS_TABLE))
+    steady.start()
+    until(steady.ready, START_S, steady.log)
+    assert ends(kafka, topics.changelog(topics.METRICS_TABLE)) == end
+    meter.client.begin_transaction()
+    meter.client.produce(
+        topics.SLM_METRICS.name,
+        None,
+        newer.key(),
+        partition=place(role, topics.SLM_METRICS.partitions),
+    )
+    meter.commit()
+    until(lambda: newer.key() not in rows(), 5, rows)
 
 
 def test_marks_close_a_pane_and_its_final_ranking_is_published_once(
-    kafka: str, catalogue: Catalogue, meter: Meter, worker: Callable[..., Worker]
+    kafka: str, catalogue: Catalogue, meter: Meter, steady: Worker
 ) -> None:
     role, pane = f"role-{uuid4()}", PANE + 40 * 300_000
     policy = ScoringPolicyUpdated(
@@ -514,52 +517,48 @@ def test_marks_close_a_pane_and_its_final_ranking_is_published_once(
             and item.event.status is RankingStatus.FINAL
         ]
 
-    one = worker("one")
-    with running(one):
-        until(one.ready, START_S, one.log)
-        meter.begin(fact(role, pane, 5))
-        meter.commit()
-        closing = pane + 900_000
-        sources = range(topics.LLM_INVOCATION.partitions)
-        up_to = int(time.time() * 1000)  # above the marks of an earlier run on this broker
-        meter.begin(*(mark(p, closing - (p == 3), up_to) for p in sources))
-        meter.commit()
-        time.sleep(1)
-        assert finals() == []  # one partition has not come so far
-        meter.begin(mark(3, closing, up_to + 1))
-        meter.commit()
-        wanted = [(f"{role}/PRODUCTION".encode(), pane + 300_000)]
-        until(lambda: finals() == wanted, 10, lambda: (finals(), one.log()))
-        one.end(signal.SIGKILL)
-        one.start()
-        until(one.ready, START_S, one.log)
-        time.sleep(1)
-        assert finals() == wanted
+    until(steady.ready, START_S, steady.log)
+    meter.begin(fact(role, pane, 5))
+    meter.commit()
+    closing = pane + 900_000
+    sources = range(topics.LLM_INVOCATION.partitions)
+    up_to = int(time.time() * 1000)  # above the marks of an earlier run on this broker
+    meter.begin(*(mark(p, closing - (p == 3), up_to) for p in sources))
+    meter.commit()
+    time.sleep(1)
+    assert finals() == []  # one partition has not come so far
+    meter.begin(mark(3, closing, up_to + 1))
+    meter.commit()
+    wanted = [(f"{role}/PRODUCTION".encode(), pane + 300_000)]
+    until(lambda: finals() == wanted, 10, lambda: (finals(), steady.log()))
+    steady.end()
+    steady.start()
+    until(steady.ready, START_S, steady.log)
+    time.sleep(1)
+    assert finals() == wanted
 
 
 def test_a_bad_fact_is_buried_and_the_next_good_one_applied(
-    kafka: str, catalogue: Catalogue, meter: Meter, worker: Callable[..., Worker]
+    kafka: str, catalogue: Catalogue, meter: Meter, steady: Worker
 ) -> None:
     role = f"role-{uuid4()}"
     good = fact(role, PANE, 1)
-    one = worker("one")
-    with running(one):
-        until(one.ready, START_S, one.log)
-        out = clients.Outbound(clients.producer(kafka))
-        for value in (b"", b"\x01nonsense", b"\x00\x00\x00\xff\xff1", good.key()):
-            out.send(topics.SLM_METRICS.name, role.encode(), value, [("h", b"1")])
-        out.flush()
-        meter.begin(good)
-        meter.commit()
-        until(lambda: good.key() in table(kafka, topics.METRICS_TABLE), 5, one.log)
-        letters = [
-            item.event
-            for message in clients.read_to_end(kafka, topics.DEAD_LETTERS.name)
-            if isinstance(item := codec.decode(catalogue, message), Recorded)
-            and isinstance(item.event, DeadLetter)
-            and item.event.key == role.encode()
-        ]
-        assert sorted(letter.reason for letter in letters) == [
-            *("bad_magic", "bad_magic", "empty_value", "schema_unknown")
-        ]
-        assert all(letter.headers == {"h": b"1"} for letter in letters)
+    until(steady.ready, START_S, steady.log)
+    out = clients.Outbound(clients.producer(kafka))
+    for value in (b"", b"\x01nonsense", b"\x00\x00\x00\xff\xff1", good.key()):
+        out.send(topics.SLM_METRICS.name, role.encode(), value, [("h", b"1")])
+    out.flush()
+    meter.begin(good)
+    meter.commit()
+    until(lambda: good.key() in table(kafka, topics.METRICS_TABLE), 5, steady.log)
+    letters = [
+        item.event
+        for message in clients.read_to_end(kafka, topics.DEAD_LETTERS.name)
+        if isinstance(item := codec.decode(catalogue, message), Recorded)
+        and isinstance(item.event, DeadLetter)
+        and item.event.key == role.encode()
+    ]
+    assert sorted(letter.reason for letter in letters) == [
+        *("bad_magic", "bad_magic", "empty_value", "schema_unknown")
+    ]
+    assert all(letter.headers == {"h": b"1"} for letter in letters)

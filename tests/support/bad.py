@@ -5,7 +5,8 @@ reliability.md, section 4: whatever bytes of one event can carry on its topic.
 
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import cache
 from typing import Any, Final, NamedTuple, get_args, get_origin
 
 import fastavro
@@ -13,7 +14,7 @@ from annotated_types import Ge, Gt, Le, Lt, MaxLen
 from pydantic import StringConstraints
 
 from schemas import ClockTick, Event, HeadedEvent, LlmInvocation
-from schemas.avro import parsed, schema_text
+from schemas.avro import parse, schema_text
 from schemas.values import FUTURE_LIMIT_MS, MAX_RECORD_BYTES, NIL_UUID, PAST_LIMIT_MS
 from streams.codec import TIMED, frame, invocation_key
 from streams.registry import Catalogue
@@ -39,10 +40,16 @@ class Bad(NamedTuple):
 
 
 def datum(event: type[Event], fields: dict[str, Any]) -> bytes:
-    """Whatever the encoder of Avro can write."""
+    """Whatever bytes can carry, numbers too long for an int among it."""
     out = io.BytesIO()
-    fastavro.schemaless_writer(out, parsed(event), fields)
+    fastavro.schemaless_writer(out, _wide(event), fields)
     return out.getvalue()
+
+
+@cache
+def _wide(event: type[Event]) -> Any:
+    """Its schema with a long for every int: the bytes are the same, the encoder allows more."""
+    return parse(schema_text(event).replace('"int"', '"long"'))
 
 
 def key_of(event: Event) -> bytes:
@@ -75,8 +82,12 @@ def framing(catalogue: Catalogue, topic: Topic, one: Event, other_id: int) -> It
     yield Bad("truncated", key, right[:-1], "decode_error")
     yield Bad("bad UTF-8", key, frame(schema_id, b"\x02\xff" + body[2:]), "decode_error")
     yield Bad("negative length", key, frame(schema_id, b"\x01" + body), "decode_error")
-    yield Bad("length of 2**62", key, frame(schema_id, b"\xff" * 9 + b"\x00" + body), "decode_error")
-    yield Bad("varint of 11 bytes", key, frame(schema_id, b"\x82" * 10 + b"\x00" + body), "decode_error")
+    yield Bad(
+        "length of 2**62", key, frame(schema_id, b"\xff" * 9 + b"\x00" + body), "decode_error"
+    )
+    yield Bad(
+        "varint of 11 bytes", key, frame(schema_id, b"\x82" * 10 + b"\x00" + body), "decode_error"
+    )
     yield Bad("trailing", key, right + b"\x00", "trailing_bytes")
     yield Bad("too large", key, right + b"\x00" * MAX_RECORD_BYTES, "too_large")
 
@@ -89,9 +100,10 @@ def fields(event: type[Event], appended_ms: int) -> Iterator[tuple[str, dict[str
         base["occurred_at_ms"] = appended_ms
     wire = {f["name"]: f["type"] for f in json.loads(schema_text(event))["fields"]}
     for name, info in event.model_fields.items():
-        for value, reason in _wrong(info.annotation, list(info.metadata), wire[name], base[name]):
-            shown = repr(value) if len(repr(value)) < 30 else f"{repr(value)[:20]}..."
-            yield f"{name}={shown}", {**base, name: value}, reason
+        for what, value, reason in _wrong(
+            info.annotation, list(info.metadata), wire[name], base[name]
+        ):
+            yield f"{name}={what}", {**base, name: value}, reason
     if event.NAME in TIMED:
         old = appended_ms - PAST_LIMIT_MS - HOUR_MS
         early = appended_ms + FUTURE_LIMIT_MS + HOUR_MS
@@ -108,8 +120,8 @@ def fields(event: type[Event], appended_ms: int) -> Iterator[tuple[str, dict[str
 
 def _wrong(
     annotation: Any, rules: list[Any], wire: Any, now: Any
-) -> Iterator[tuple[Any, str]]:
-    """(wrong value, reason) of a type under rules; now: a good value."""
+) -> Iterator[tuple[str, Any, str]]:
+    """(what, wrong value, reason) of a type under rules; now: a good value."""
     if hasattr(annotation, "__metadata__"):
         rules = [*rules, *annotation.__metadata__]
         annotation = get_args(annotation)[0]
@@ -120,28 +132,31 @@ def _wrong(
         if hasattr(annotation, "__metadata__") or get_origin(annotation) is not None:
             yield from _wrong(annotation, flat, wire, now)
             return
-    if isinstance(wire, dict) and wire["type"] == "enum":
+    kind = wire["type"] if isinstance(wire, dict) else wire
+    if kind == "enum":
         if get_origin(annotation) is not None:  # a Literal without UNKNOWN
-            yield "UNKNOWN", "invalid_field"
-    elif isinstance(wire, dict) and wire["type"] == "array":
+            yield "UNKNOWN", "UNKNOWN", "invalid_field"
+    elif kind == "array":
         item = get_args(annotation)[0]
-        for value, reason in _wrong(item, [], wire["items"], now[0] if now else None):
-            yield [value], reason
-    elif isinstance(wire, dict) and wire["type"] == "record":
+        for what, value, reason in _wrong(item, [], wire["items"], now[0] if now else None):
+            yield f"[{what}]", [value], reason
+    elif kind == "record":
         inner = {f["name"]: f["type"] for f in wire["fields"]}
         for name, info in annotation.model_fields.items():
-            for value, reason in _wrong(
+            for what, value, reason in _wrong(
                 info.annotation, list(info.metadata), inner[name], now[name]
             ):
-                yield {**now, name: value}, reason
-    elif isinstance(wire, dict):  # a map: its values are bytes, and any bytes are good
-        return
-    elif wire in WIRE_INT:
-        yield from ((value, "out_of_range") for value in _beyond(flat, wire))
-    elif wire == "double":
-        yield from ((float(v), "not_finite") for v in ("nan", "inf", "-inf"))
-    elif wire == "string":
-        yield from ((value, "invalid_field") for value in _texts(flat))
+                yield f"{name}={what}", {**now, name: value}, reason
+    elif kind in WIRE_INT:
+        yield from ((str(v), v, "out_of_range") for v in _beyond(flat, kind))
+    elif kind == "double":
+        yield from ((v, float(v), "not_finite") for v in ("nan", "inf", "-inf"))
+    elif kind == "string":
+        yield from ((_short(v), v, "invalid_field") for v in _texts(flat))
+
+
+def _short(text: str) -> str:
+    return ascii(text) if len(text) < 40 else f"{len(text)} characters"
 
 
 def _beyond(rules: list[Any], wire: str) -> Iterator[int]:
@@ -181,9 +196,6 @@ def of_fields(
         if event is LlmInvocation:
             key = f"{wrong['tenant']}/{wrong['event_id']}".encode()
         yield Bad(name, key, frame(schema_id, datum(event, wrong)), reason)
-
-
-Make = Callable[[type[Event]], Event]
 
 
 def good_now(event: type[Event], appended_ms: int) -> Event:

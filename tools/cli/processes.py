@@ -128,12 +128,18 @@ def agents() -> None:
 
 
 def meter(
-    instance: Annotated[str, typer.Option(help="name of this one among several")] = "0",
+    instance: Annotated[
+        str | None,
+        typer.Option(help="stable name of this one: back at once after a kill; default: a new one"),
+    ] = None,
 ) -> None:
     """Run a meter (invocations into facts of panes) in the foreground."""
+    import os
+    import socket
+
     from processors.meter import run
 
-    raise typer.Exit(run(_ready(), instance=instance))
+    raise typer.Exit(run(_ready(), instance=instance or f"{socket.gethostname()}-{os.getpid()}"))
 
 
 def projector() -> None:

@@ -70,12 +70,18 @@ def dead(record: Record, reason: str) -> Dead:
     return Dead(
         reason,
         record.append_ms,
-        int.from_bytes((value or b"")[1:5], "big") if framed else None,
+        int.from_bytes((value or b"")[1:5], "big", signed=True) if framed else None,
         _digest(record.key if record.key is None or len(record.key) <= KEPT_BYTES else None),
         _digest(value),
         None if value is None else len(value),
-        tuple(sorted(dict(record.headers).items())),
+        _kept(dict(record.headers)),
     )
+
+
+def _kept(headers: dict[str, bytes]) -> tuple[tuple[str, bytes], ...]:
+    """All of them, or none where they are too many."""
+    size = sum(len(name.encode()) + len(value) for name, value in headers.items())
+    return tuple(sorted(headers.items())) if size <= KEPT_BYTES else ()
 
 
 def _digest(data: bytes | None) -> bytes | None:

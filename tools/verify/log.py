@@ -10,6 +10,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from streams.errors import LogDamaged, Unreachable
 
 COPIED: Final = "roster-append-ms"  # a copied record carries its original append time here
+NO_SUCH_ID: Final = (400, 404, 422)
 PATIENCE_S: Final = 30.0
 TIMEOUT_S: Final = 10.0
 
@@ -146,8 +147,9 @@ def _headers(found: object) -> tuple[tuple[str, bytes], ...]:
 
 def _append_ms(stamped: int, headers: tuple[tuple[str, bytes], ...]) -> int:
     for name, value in headers:
-        if name == COPIED and value.isdigit():
-            return min(int(value), stamped)
+        if name == COPIED:
+            plausible = value.isdigit() and len(value) <= 15
+            return min(int(value), stamped) if plausible else stamped
     return stamped
 
 
@@ -170,8 +172,10 @@ class SchemaTexts:
         while True:
             try:
                 response = self._http.get(f"{self._url}/schemas/ids/{schema_id}")
-                if response.status_code < 500:
-                    return str(response.json()["schema"]) if response.status_code == 200 else None
+                if response.status_code == 200:
+                    return str(response.json()["schema"])
+                if response.status_code in NO_SUCH_ID:
+                    return None
                 problem = f"status {response.status_code}"
             except httpx.HTTPError as error:
                 problem = str(error)

@@ -8,7 +8,6 @@ import io
 import json
 import math
 import re
-import struct
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from importlib.resources import files
@@ -28,6 +27,8 @@ LONG: Final = 2**63 - 1
 NAMESPACE: Final = UUID("7a5a1c3e-6f0b-5d4e-9d0e-52074f7374e2")
 IDENTIFIER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
 NAME: Final = re.compile(r"[^\x00-\x1f\x7f]{1,128}")
+DIGITS: Final = re.compile(r"0|[1-9][0-9]{0,79}")
+LONG_RUN: Final = re.compile(rb"[\x80-\xff]{9}")
 NIL: Final = "00000000-0000-0000-0000-000000000000"
 
 CARRIES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -114,14 +115,36 @@ def first_reason(checks: tuple[tuple[str, Check], ...], fields: Fields) -> str |
     return None
 
 
+def digits(value: Any) -> str | None:
+    return None if DIGITS.fullmatch(value) else "invalid_field"
+
+
+def sized(low: int, high: int | None, check: Check) -> Check:
+    items = each(check)
+    return lambda values: (
+        items(values)
+        or (
+            None
+            if low <= len(values) and (high is None or len(values) <= high)
+            else "invalid_field"
+        )
+    )
+
+
+def exactly(n: int, check: Check) -> Check:
+    return sized(n, n, check)
+
+
 time_ms = between(0, 253_402_300_799_999)
 tokens = between(0, 10**9)
 latency = between(1, 10**12)
 money = between(0, LONG)
 share = between(0, 10_000)
-offset = between(-1, 2**63)  # no upper bound of its own
-natural = between(0, 2**63)
-positive = between(1, 2**63)
+offset = between(-1, LONG)
+natural = between(0, LONG)
+positive = between(1, LONG)
+int32 = between(-(2**31), 2**31 - 1)  # decoders take longer numbers for an Avro int
+partition = between(0, 2**31 - 1)
 
 
 def _headed(tenant: Check = maybe(identifier)) -> tuple[tuple[str, Check], ...]:  # noqa: B008  # pure
@@ -184,9 +207,15 @@ CHECKS: Final[Mapping[str, tuple[tuple[str, Check], ...]]] = {
     "ModelProfileRejected": (
         *_headed(),
         ("kind", one_of("CONFLICT", "INVALID")),
+        ("cause_partition", partition),
         ("cause_offset", offset),
     ),
-    "ModelProfileActive": (*_headed(), ("temperature", finite), ("cause_offset", offset)),
+    "ModelProfileActive": (
+        *_headed(),
+        ("temperature", finite),
+        ("cause_partition", partition),
+        ("cause_offset", offset),
+    ),
     "ModeChanged": (
         *_headed(),
         ("deployment", identifier),
@@ -212,8 +241,8 @@ CHECKS: Final[Mapping[str, tuple[tuple[str, Check], ...]]] = {
         ("prior_strength", between(1, 10**6)),
         ("min_quality", share),
         ("min_reliability", share),
-        ("min_samples", positive),
-        ("min_trials", positive),
+        ("min_samples", between(1, 2**31 - 1)),
+        ("min_trials", between(1, 2**31 - 1)),
         ("emit_epsilon_e9", natural),
         ("emit_min_interval_ms", natural),
         ("heartbeat_ms", positive),
@@ -246,17 +275,23 @@ CHECKS: Final[Mapping[str, tuple[tuple[str, Check], ...]]] = {
         ("budget", identifier),
         ("budget_event_id", identifier),
         ("period_start_ms", time_ms),
+        ("threshold_percent", int32),
         ("spent_picousd", money),
         ("cap_picousd", money),
+        ("at_offsets", each(within((("partition", partition),)))),
     ),
     "ModelProfileScored": (
         *_headed(),
         ("status", one_of("PROVISIONAL", "FINAL", "HEARTBEAT")),
+        ("generation", int32),
+        ("marks", each(within((("source_partition", partition),)))),
+        ("inputs", each(within((("partition", partition),)))),
         (
             "entries",
             each(
                 within(
                     (
+                        ("rank", maybe(int32)),
                         ("score", FINITE_OR_NULL),
                         ("score_se", FINITE_OR_NULL),
                         ("score_raw", FINITE_OR_NULL),
@@ -274,6 +309,7 @@ CHECKS: Final[Mapping[str, tuple[tuple[str, Check], ...]]] = {
                                     (
                                         ("value", finite),
                                         ("reference", FINITE_OR_NULL),
+                                        ("weight", int32),
                                         ("contribution", finite),
                                         ("standard_error", finite),
                                     )
@@ -285,10 +321,46 @@ CHECKS: Final[Mapping[str, tuple[tuple[str, Check], ...]]] = {
             ),
         ),
     ),
-    "LateEvent": (*_headed(), ("origin_offset", offset), ("pane_start_ms", time_ms)),
-    "DeadLetter": (*_headed(), ("origin_offset", offset), ("detail", detail)),
-    "PaneFact": (),
-    "MeterMark": (),
+    "LateEvent": (
+        *_headed(),
+        ("origin_partition", partition),
+        ("origin_offset", offset),
+        ("pane_start_ms", time_ms),
+        ("generation", int32),
+    ),
+    "DeadLetter": (
+        *_headed(),
+        ("origin_partition", partition),
+        ("origin_offset", offset),
+        ("detail", detail),
+        ("schema_id", maybe(int32)),
+    ),
+    "PaneFact": (
+        ("source_partition", partition),
+        ("generation", int32),
+        (
+            "models",
+            each(
+                within(
+                    (
+                        ("outcomes", sized(9, None, natural)),
+                        ("input_tokens", natural),
+                        ("cached_tokens", natural),
+                        ("output_tokens", natural),
+                        ("priced_n", natural),
+                        ("unit_sums", exactly(3, digits)),
+                        ("unit_products", exactly(6, digits)),
+                        ("reported_n", natural),
+                        ("reported_sums", exactly(2, digits)),
+                        ("reported_products", exactly(3, digits)),
+                        ("latency_buckets", each(between(0, 1102))),
+                        ("latency_counts", each(natural)),
+                    )
+                )
+            ),
+        ),
+    ),
+    "MeterMark": (("source_partition", partition), ("generation", int32)),
 }
 
 
@@ -303,6 +375,8 @@ def _between_fields(kind: str, f: Fields) -> str | None:
         good = all(a < b for a, b in zip(f["thresholds"], f["thresholds"][1:], strict=False))
     elif kind == "ModelProfileScored":
         good = f["window_end_ms"] > f["window_start_ms"]
+    elif kind == "PaneFact":
+        good = all(len(m["latency_buckets"]) == len(m["latency_counts"]) for m in f["models"])
     else:
         good = True
     return None if good else "invalid_field"
@@ -323,14 +397,14 @@ class Decoder:
         """(full name, writer's schema, ours if it is another one) of a schema id."""
         if schema_id not in self._writers:
             found = self._texts(schema_id)
-            try:
-                schema = None if found is None else _parse(found)
-            except Exception:  # another kind of schema: it decodes nothing of ours
-                schema = None
-            if schema is None:
+            if found is None:
                 self._writers[schema_id] = None
             else:
-                full = str(schema["name"]) if isinstance(schema, dict) else ""
+                try:
+                    schema = _parse(found)
+                except Exception:  # another kind of schema: it decodes nothing of ours
+                    schema = {"name": ""}
+                full = str(schema["name"]) if schema.get("type") == "record" else ""
                 ours = self._ours.get(full)
                 self._writers[schema_id] = (full, schema, None if schema == ours else ours)
         return self._writers[schema_id]
@@ -348,7 +422,7 @@ class Decoder:
             return "bad_magic"
         if len(value) < 5:
             return "bad_frame"
-        writer = self._writer(struct.unpack_from(">I", value, 1)[0])
+        writer = self._writer(int.from_bytes(value[1:5], "big", signed=True))
         if writer is None:
             return "schema_unknown"
         full, schema, reader = writer
@@ -358,6 +432,8 @@ class Decoder:
         source = io.BytesIO(value)
         source.seek(5)
         try:
+            if LONG_RUN.search(value):
+                Walk(value, 5, schema)
             fields: Any = fastavro.schemaless_reader(source, schema, reader)
         except Exception:  # malformed input raises errors of many kinds
             return "decode_error"
@@ -382,8 +458,74 @@ class Decoder:
         return kind, fields
 
 
+class Walk:
+    """Walks one datum by its writer's schema; ValueError at a number of more than 64 bits, which
+    fastavro would take. Only for records that may hold one: it is slow."""
+
+    def __init__(self, data: bytes, at: int, schema: Any) -> None:
+        self._data, self._at = data, at
+        self._named: dict[str, Any] = {}
+        self._take(schema)
+
+    def _take(self, schema: Any) -> None:
+        if isinstance(schema, str) and schema in self._named:
+            schema = self._named[schema]
+        kind = schema["type"] if isinstance(schema, dict) else schema
+        if isinstance(schema, dict) and "name" in schema:
+            self._named[schema["name"]] = schema
+        if isinstance(schema, list):
+            self._take(schema[self._number()])
+        elif kind == "record":
+            for one in schema["fields"]:
+                self._take(one["type"])
+        elif kind in ("array", "map"):
+            while n := self._number():
+                if n < 0:
+                    self._number()
+                for _ in range(abs(n)):
+                    if kind == "map":
+                        self._skip(self._number())
+                    self._take(schema["items" if kind == "array" else "values"])
+        elif kind in ("int", "long", "enum"):
+            self._number()
+        elif kind in ("string", "bytes"):
+            self._skip(self._number())
+        else:
+            self._skip({"null": 0, "boolean": 1, "float": 4, "double": 8}.get(kind, 0))
+
+    def _skip(self, n: int) -> None:
+        if n < 0 or self._at + n > len(self._data):
+            raise ValueError("truncated")
+        self._at += n
+
+    def _number(self) -> int:
+        value = 0
+        for i in range(10):
+            byte = self._data[self._at + i]
+            value |= (byte & 0x7F) << (7 * i)
+            if byte < 0x80:
+                self._at += i + 1
+                if value >> 64:
+                    break
+                return (value >> 1) ^ -(value & 1)
+        raise ValueError("a number of more than 64 bits")
+
+
+def _without_logical_types(schema: Any) -> Any:
+    """The same bytes as plain numbers."""
+    if isinstance(schema, list):
+        return [_without_logical_types(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        name: value if name in ("default", "doc") else _without_logical_types(value)
+        for name, value in schema.items()
+        if name != "logicalType"
+    }
+
+
 def _parse(schema: str) -> Any:
-    return fastavro.parse_schema(json.loads(schema), named_schemas={})
+    return fastavro.parse_schema(_without_logical_types(json.loads(schema)), named_schemas={})
 
 
 def _our_schemas() -> list[Any]:
