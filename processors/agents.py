@@ -290,6 +290,8 @@ class Agents:
         """Folds records, lets the scorer act at marks. last: they reach the end that was there
         when the reading began."""
         touched: set[bytes] = set()
+        # Only the newest mark asks what is provisional: those before it are already history.
+        newest = max((r.offset for r in records if (r.key or b"").startswith(b"mark")), default=0)
         for record in records:
             self.law["consumed"] += 1
             if record.key is not None and record.value is None:
@@ -314,7 +316,7 @@ class Agents:
                 case MeterMark() as mark:
                     self.law["control"] += 1
                     self.look()
-                    catching_up = record.offset + 1 < part.reading.end
+                    catching_up = record.offset < max(newest, part.reading.end - 1)
                     self.publish(part.scorer.mark(mark, catching_up))
                 case other:
                     raise AssertionError(f"{other.NAME} on {SLM_METRICS.name}")

@@ -6,6 +6,7 @@ that `roster up` recorded in {data}/run.json, then the default.
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -13,6 +14,14 @@ from typing import Final
 from streams.errors import BadConfiguration
 
 FILE: Final = Path("roster.env")
+NAMES: Final = (
+    *("ROSTER_KAFKA", "ROSTER_REGISTRY", "ROSTER_DATA", "ROSTER_CACHE", "ROSTER_BIND"),
+    *("ROSTER_REPLICATION", "ROSTER_API", "ROSTER_DEPLOYMENT"),
+)
+"""What the file may set."""
+BROKER: Final = r"([^\s,:/\[\]]+|\[[0-9A-Fa-f:]+\]):[0-9]{1,5}"
+BROKERS: Final = re.compile(f"{BROKER}(,{BROKER})*")
+URL: Final = re.compile(r"https?://[^\s/]+(/\S*)?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,27 +55,29 @@ class Settings:
 
 def load(environ: dict[str, str] | None = None) -> Settings:
     """Settings from environment, file and running system. Raises BadConfiguration."""
-    env = {**_file(FILE), **(dict(os.environ) if environ is None else environ)}
+    given = os.environ if environ is None else environ
+    env = {**_file(FILE), **{name: value for name, value in given.items() if value}}
     data = Path(env.get("ROSTER_DATA") or ".roster").absolute()
     cache_home = Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     cache = Path(env.get("ROSTER_CACHE") or cache_home / "roster").absolute()
     kafka = env.get("ROSTER_KAFKA") or None
     registry = env.get("ROSTER_REGISTRY") or None
-    if kafka is not None and (":" not in kafka or any(c.isspace() for c in kafka)):
+    if kafka is not None and not BROKERS.fullmatch(kafka):
         raise BadConfiguration(
-            f"ROSTER_KAFKA is {kafka!r}; allowed: host:port, more of them with commas"
+            f"ROSTER_KAFKA is {kafka!r}; allowed: host:port, more of them with commas between"
         )
-    if registry is not None and not registry.startswith(("http://", "https://")):
-        raise BadConfiguration(f"ROSTER_REGISTRY is {registry!r}; allowed: a URL, http(s)://...")
+    for name in ("ROSTER_REGISTRY", "ROSTER_API"):
+        if env.get(name) and not URL.fullmatch(env[name]):
+            raise BadConfiguration(f"{name} is {env[name]!r}; allowed: a URL, http(s)://host...")
     if (kafka is None) != (registry is None):
         missing = "ROSTER_REGISTRY" if registry is None else "ROSTER_KAFKA"
         raise BadConfiguration(f"{missing} is missing: set both addresses, or none of them")
     own = kafka is not None
     running = _running(data)
     replication = env.get("ROSTER_REPLICATION") or "1"
-    if not replication.isdigit() or int(replication) < 1:
+    if not re.fullmatch(r"0*[1-9][0-9]{0,3}", replication):
         raise BadConfiguration(
-            f"ROSTER_REPLICATION is {replication!r}; allowed: a whole number from 1"
+            f"ROSTER_REPLICATION is {replication!r}; allowed: a whole number from 1 to 9999"
         )
     return Settings(
         kafka=kafka or running.get("kafka"),
@@ -84,15 +95,28 @@ def load(environ: dict[str, str] | None = None) -> Settings:
 def _file(path: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise BadConfiguration(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise BadConfiguration(
+            f"{path} is no text; allowed: lines ROSTER_NAME=value in UTF-8"
+        ) from None
     found = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(lines, 1):
         text = line.strip()
         if not text or text.startswith("#"):
             continue
         name, equals, value = text.partition("=")
         if not equals or not name.strip().startswith("ROSTER_"):
             raise BadConfiguration(f"{path} line {number}: {text!r}; allowed: ROSTER_NAME=value")
-        found[name.strip()] = value.strip()
+        if name.strip() not in NAMES:
+            raise BadConfiguration(
+                f"{path} line {number}: {name.strip()}; allowed: {', '.join(NAMES)}"
+            )
+        if value.strip():
+            found[name.strip()] = value.strip()
     return found
 
 
@@ -102,5 +126,7 @@ def _running(data: Path) -> dict[str, str]:
         state = json.loads((data / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    addresses = state.get("addresses", {}) if isinstance(state, dict) else {}
+    addresses = state.get("addresses") if isinstance(state, dict) else None
+    if not isinstance(addresses, dict):
+        return {}
     return {k: v for k, v in addresses.items() if isinstance(v, str)}

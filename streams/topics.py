@@ -4,10 +4,12 @@ Partition counts are fixed for the life of a topic. Topics of one key share a co
 agents' tables need it. Event topics carry the broker's append time (LogAppendTime).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient, ConfigResource
 from confluent_kafka.cimpl import NewTopic
 
 from schemas import (
@@ -54,7 +56,13 @@ class Topic:
     def config(self) -> dict[str, str]:
         """Settings of the topic on the broker."""
         if self.compacted:
-            kept = {"cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0.2"}
+            # The active segment is never compacted, and by default it lasts a week or 1 GiB.
+            kept = {
+                "cleanup.policy": "compact",
+                "min.cleanable.dirty.ratio": "0.2",
+                "segment.bytes": str(32 * 1024 * 1024),
+                "segment.ms": str(10 * 60_000),
+            }
         else:
             kept = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
         return {**kept, "message.timestamp.type": "LogAppendTime"}
@@ -139,10 +147,7 @@ def create(admin: AdminClient, replication: int, timeout_s: float = 30.0) -> lis
 
     Raises Unreachable if the broker does not answer or refuses.
     """
-    try:
-        existing = set(admin.list_topics(timeout=timeout_s).topics)
-    except Exception as error:
-        raise Unreachable(f"the broker does not answer: {error}") from None
+    existing = _on_broker(admin, timeout_s)
     missing = [t for t in (*TOPICS, *changelogs()) if t.name not in existing]
     if not missing:
         return []
@@ -158,22 +163,58 @@ def create(admin: AdminClient, replication: int, timeout_s: float = 30.0) -> lis
     for name, future in admin.create_topics(wanted, operation_timeout=timeout_s).items():
         try:
             future.result()
-        except Exception as error:
-            if "TOPIC_ALREADY_EXISTS" not in str(error):
-                raise Unreachable(f"topic {name} could not be made: {error}") from None
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise Unreachable(
+                    f"topic {name} could not be made: {error.args[0].str()}"
+                ) from None
     return [t.name for t in missing]
 
 
 def drift(admin: AdminClient, timeout_s: float = 10.0) -> list[str]:
-    """What differs between the declaration and the broker, one line each."""
-    found = admin.list_topics(timeout=timeout_s).topics
-    lines = []
-    for topic in (*TOPICS, *changelogs()):
-        if topic.name not in found:
-            lines.append(f"{topic.name}: missing")
-        elif len(found[topic.name].partitions) != topic.partitions:
-            lines.append(
-                f"{topic.name}: {len(found[topic.name].partitions)} partitions,"
-                f" declared are {topic.partitions}"
-            )
+    """What differs between the declaration and the broker, one line each.
+
+    Raises Unreachable if the broker does not answer.
+    """
+    found = _on_broker(admin, timeout_s)
+    declared = (*TOPICS, *changelogs())
+    lines = [f"{topic.name}: missing" for topic in declared if topic.name not in found]
+    there = [topic for topic in declared if topic.name in found]
+    lines += [
+        f"{topic.name}: {found[topic.name]} partitions, declared are {topic.partitions}"
+        for topic in there
+        if found[topic.name] != topic.partitions
+    ]
+    for topic, config in _configs(admin, there, timeout_s):
+        lines += [
+            f"{topic.name}: {name} is {config.get(name)}, declared is {value}"
+            for name, value in topic.config().items()
+            if config.get(name) != value
+        ]
     return lines
+
+
+def _on_broker(admin: AdminClient, timeout_s: float) -> dict[str, int]:
+    """Partitions of every topic that is there."""
+    try:
+        found = admin.list_topics(timeout=timeout_s).topics
+    except KafkaException as error:
+        raise Unreachable(f"the broker does not answer: {error.args[0].str()}") from None
+    return {name: len(topic.partitions) for name, topic in found.items()}
+
+
+def _configs(
+    admin: AdminClient, wanted: list[Topic], timeout_s: float
+) -> Iterator[tuple[Topic, dict[str, str | None]]]:
+    """Settings of topics as the broker has them; a topic that was removed meanwhile is left out."""
+    by_name = {topic.name: topic for topic in wanted}
+    resources = [ConfigResource(ConfigResource.Type.TOPIC, name) for name in by_name]
+    answers = admin.describe_configs(resources, request_timeout=timeout_s) if resources else {}
+    for resource, future in answers.items():
+        try:
+            entries = future.result()
+        except KafkaException as error:
+            if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                continue
+            raise Unreachable(f"the broker does not answer: {error.args[0].str()}") from None
+        yield by_name[resource.name], {name: entry.value for name, entry in entries.items()}

@@ -90,7 +90,7 @@ def agrees(catalogue: Catalogue, raws: Sequence[Raw]) -> InvocationBatch:
     assert made.bodies == [by_place[o.at.partition, o.at.offset] for o in invocations]
     assert made.ticks == [o for o in events if isinstance(o.event, ClockTick)]
     assert made.bad == [o for o in outcomes if isinstance(o, Undecodable)]
-    ends = {p: max(o for q, o in by_place if q == p) for p, _ in by_place}
+    ends = {p: max(o or 0 for q, o in by_place if q == p) for p, _ in by_place}
     assert made.passed == ends
     return made
 
@@ -146,7 +146,7 @@ def test_each_fault_alone_is_found(catalogue: Catalogue) -> None:
         {"trace_id": "", "request_id": "\n"},
         {"input_tokens": 10**9, "cached_tokens": 0, "output_tokens": 10**9},
         {"latency_us": 10**12, "first_token_us": 1, "gpu_ms": 0},
-        {"reported_cost_picousd": 2**63 - 1, "profile_version": 2**63 - 1},
+        {"reported_cost_picousd": 2**62 - 1, "profile_version": 2**62 - 1},
         {"reported_cost_picousd": 0, "profile_version": 0, "attempt": 1000},
         {"occurred_at_ms": NOW - PAST_LIMIT_MS},
         {"occurred_at_ms": NOW + FUTURE_LIMIT_MS},
@@ -160,6 +160,17 @@ def test_values_at_the_edge_take_the_fast_way(
     made = decode_invocations(catalogue, messages([raw(catalogue, e) for e in events]))
     kept = made.table.drop_columns(["partition", "offset", "append_ms"]).to_pylist()
     assert kept == [e.model_dump(mode="json") for e in events]
+
+
+@pytest.mark.parametrize("last", [0x01, 0x02, 0x03, 0x7F])
+def test_what_is_beyond_64_bits_of_a_number_is_not_ignored(catalogue: Catalogue, last: int) -> None:
+    event = one(reported_cost_picousd=2**63 - 1)
+    right = encode(catalogue, LLM_INVOCATION, event)
+    number = b"\xfe" + b"\xff" * 8
+    assert right.count(number + b"\x01") == 1
+    value = right.replace(number + b"\x01", number + bytes([last]))
+    made = agrees(catalogue, [Raw(invocation_key(event), value)] * 8)
+    assert len(made.bad) == (0 if last == 0x01 else 8)
 
 
 def fail(*_: object) -> None:
@@ -210,9 +221,17 @@ def test_bytes_changed_at_random_are_judged_as_record_by_record(catalogue: Catal
 
 def test_every_combination_of_nulls_decodes_as_in_the_codec(catalogue: Catalogue) -> None:
     nullable = {
-        "persona": "petr", "mode": "prod", "trace_id": "t", "budget_trace_id": "b",
-        "first_token_us": 5, "gpu_ms": 7, "reported_cost_picousd": 11, "error_code": "é",
-        "request_id": "🦊", "profile_key": "k", "profile_version": 3,
+        "persona": "petr",
+        "mode": "prod",
+        "trace_id": "t",
+        "budget_trace_id": "b",
+        "first_token_us": 5,
+        "gpu_ms": 7,
+        "reported_cost_picousd": 11,
+        "error_code": "é",
+        "request_id": "🦊",
+        "profile_key": "k",
+        "profile_version": 3,
     }
     rows = []
     for bits in range(2 ** len(nullable)):

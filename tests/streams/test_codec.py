@@ -238,7 +238,7 @@ def test_the_append_time_of_a_copy_is_that_of_the_original(catalogue: Catalogue)
     value = encode(catalogue, LLM_INVOCATION, one)
 
     def read(header: bytes | None) -> Any:
-        headers = [] if header is None else [(COPIED_HEADER, header)]
+        headers: Any = [] if header is None else [(COPIED_HEADER, header)]
         return decode(
             catalogue,
             Message(
@@ -416,8 +416,13 @@ def buried(catalogue: Catalogue, found: Undecodable) -> DeadLetter:
 def undecodable(**changes: Any) -> Undecodable:
     at = Position("llm.invocation", 3, 9, NOW)
     base: dict[str, Any] = {
-        "at": at, "key": b"k", "value": b"v", "headers": (), "reason": "bad_magic",
-        "detail": "d", "schema_id": None,
+        "at": at,
+        "key": b"k",
+        "value": b"v",
+        "headers": (),
+        "reason": "bad_magic",
+        "detail": "d",
+        "schema_id": None,
     }
     return Undecodable(**{**base, **changes})
 

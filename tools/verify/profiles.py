@@ -244,9 +244,9 @@ def _settled(
     report: Report,
     subject: str,
     topic: str,
-    look: Callable[[dict[int, int], Report], None],
+    look: Callable[[dict[int, int], Report], int],
 ) -> None:
-    """Looks again for a few seconds while there is a difference."""
+    """Looks again for a few seconds while something is missing; look tells how many things."""
     until = time.monotonic() + SETTLES_S
     while True:
         ends = log.ends(topic)
@@ -255,8 +255,7 @@ def _settled(
             return
         attempt = Report()
         attempt.subject(subject)
-        look(ends, attempt)
-        if attempt.total == 0 or time.monotonic() > until:
+        if look(ends, attempt) == 0 or time.monotonic() > until:
             report.merge(attempt)
             return
         time.sleep(0.5)
@@ -281,11 +280,11 @@ def _read_active(log: Log, decode: Decoder, ends: dict[int, int], report: Report
     return newest
 
 
-def _look_active(newest: Active, history: History, report: Report) -> None:
+def _look_active(newest: Active, history: History, report: Report) -> int:
     reached = _positions(
         (f["cause_partition"], f["cause_offset"]) for _, f in newest.values() if f is not None
     )
-    behind = 0
+    behind = missing = 0
     for place, steps in sorted(history.steps.items()):
         step = history.last_accepted(place)
         if step is None:
@@ -305,6 +304,7 @@ def _look_active(newest: Active, history: History, report: Report) -> None:
         elif late:
             behind += 1
         else:
+            missing += 1
             report.differs(PUBLISHED, where, step.active or "deleted", said or MISSING)
     keys = {key for _, key in history.steps}
     for key, (record, said) in sorted(newest.items()):
@@ -313,6 +313,7 @@ def _look_active(newest: Active, history: History, report: Report) -> None:
             report.differs(PUBLISHED, where, "no profile", said)
     if behind:
         report.remark(f"{ACTIVE} lags: {behind} profiles are behind {SOURCE}")
+    return missing
 
 
 def _read_rejected(log: Log, decode: Decoder, ends: dict[int, int]) -> Refusals:
@@ -326,9 +327,9 @@ def _read_rejected(log: Log, decode: Decoder, ends: dict[int, int]) -> Refusals:
     return found
 
 
-def _look_rejected(found: Refusals, history: History, report: Report) -> None:
+def _look_rejected(found: Refusals, history: History, report: Report) -> int:
     reached = _positions(found)
-    behind = 0
+    behind = missing = 0
     wanted = {
         (place[0], step.offset): step.rejected
         for place, steps in history.steps.items()
@@ -342,6 +343,7 @@ def _look_rejected(found: Refusals, history: History, report: Report) -> None:
         elif at[1] > reached.get(at[0], -1):
             behind += 1
         else:
+            missing += 1
             report.differs(REFUSED, where, rejected, MISSING)
     for at, (record, f) in sorted(found.items()):
         if at not in wanted:
@@ -349,6 +351,7 @@ def _look_rejected(found: Refusals, history: History, report: Report) -> None:
             report.differs(REFUSED, where, f"{SOURCE}[{at[0]}]@{at[1]} is not refused", f)
     if behind:
         report.remark(f"{REJECTED} lags: {behind} refusals are not published yet")
+    return missing
 
 
 def _positions(places: Iterable[tuple[int, int]]) -> dict[int, int]:

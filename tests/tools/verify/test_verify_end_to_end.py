@@ -278,7 +278,7 @@ def test_it_holds_and_every_subject_was_compared(world: World) -> None:
     [
         ("UPDATE invocations SET output_tokens = output_tokens + 1 WHERE event_id = 'e7'",
          database.ROWS),
-        ("UPDATE invocations SET cost_picousd = cost_picousd + 1 WHERE event_id = 'e7'",
+        ("UPDATE invocations SET cost_picousd = cost_picousd + 1 WHERE event_id = 'e6'",
          database.SUMS),
         ("DELETE FROM invocations WHERE event_id = 'e8'", database.ROWS),
         ("INSERT INTO invocations SELECT * FROM invocations WHERE event_id = 'e9'", database.ROWS),
