@@ -14,6 +14,7 @@ cursor of its own; errors are {"error": one line}.
 import asyncio
 import contextlib
 import json
+import os
 import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -237,7 +238,7 @@ def serving(desk: Desk, data: Path, bind: str, port: int) -> Iterator[str]:
 
 def _write_address(data: Path, address: str) -> None:
     fresh = data / "projector.json.tmp"
-    fresh.write_text(json.dumps({"api": address}), encoding="utf-8")
+    fresh.write_text(json.dumps({"api": address, "pid": os.getpid()}), encoding="utf-8")
     fresh.replace(data / "projector.json")
 
 

@@ -13,6 +13,7 @@ from schemas.envelope import Event
 
 Schema = dict[str, Any]
 
+MOST_TYPES: Final = 10_000  # of a schema, with all that it refers to written out
 LONGEST_VARINT: Final = 10  # bytes of a long
 SUSPICIOUS: Final = re.compile(rb"[\x80-\xff]{9}[\x02-\xff]")
 """What every varint of more than 64 bits contains; texts may contain it too."""
@@ -44,12 +45,50 @@ def parse(text: str) -> Schema:
     """A schema parsed on its own: the same record name may stand in other texts.
 
     Logical types are left out: the bytes are the same, and readers are promised plain numbers.
-    Raises ValueError or what fastavro raises if it is no schema of a record.
+    Raises ValueError or what fastavro raises if it is no schema of a record, or one by which a
+    few bytes would become endless or endlessly deep data.
     """
     schema = fastavro.parse_schema(_plain(json.loads(text)), named_schemas={})
     if not isinstance(schema, dict) or schema["type"] != "record":
         raise ValueError("not the schema of a record")
+    _refuse_unbounded(schema)
     return schema
+
+
+def _refuse_unbounded(schema: Schema) -> None:
+    """Raises ValueError where items take no bytes, a record contains itself, or one becomes huge by
+    what it refers to: the reader would loop for ever, or end the process."""
+    named: Schema = {}
+    seen = 0
+
+    def takes_bytes(node: Any, within: tuple[str, ...]) -> bool:
+        nonlocal seen
+        seen += 1
+        if seen > MOST_TYPES:
+            raise ValueError(f"more than {MOST_TYPES} types")
+        if isinstance(node, list):
+            for one in node:
+                takes_bytes(one, within)
+            return True  # the number of the branch
+        if isinstance(node, str):
+            return takes_bytes(named[node], within) if node in named else node != "null"
+        kind, name = node["type"], str(node.get("name", ""))
+        if name:
+            named[name] = node
+        if kind == "record":
+            if name in within:
+                raise ValueError(f"{name} contains itself")
+            inner = [takes_bytes(field["type"], (*within, name)) for field in node["fields"]]
+            return any(inner)
+        if kind == "array" and not takes_bytes(node["items"], within):
+            raise ValueError("items that take no bytes")
+        if kind == "map":
+            takes_bytes(node["values"], within)
+        if kind == "fixed":
+            return bool(node["size"] > 0)
+        return takes_bytes(kind, within) if isinstance(kind, (dict, list)) else kind != "null"
+
+    takes_bytes(schema, ())
 
 
 def _plain(schema: Any) -> Any:

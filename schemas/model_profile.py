@@ -2,6 +2,7 @@
 
 import json
 from enum import StrEnum
+from math import copysign
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import (
@@ -67,6 +68,12 @@ def _json_object(text: str) -> str:
     return text
 
 
+def _no_minus_zero(value: float) -> float:
+    if copysign(1.0, value) < 0:  # equal to 0, but not in its bytes: states would differ
+        raise ValueError("must not be -0.0")
+    return value
+
+
 Scope = Annotated[
     str,
     StringConstraints(
@@ -86,7 +93,7 @@ class ProfileFields(BaseModel):
     model: ModelId
     fallbacks: tuple[ModelId, ...] = ()
     base_url: Annotated[Text, StringConstraints(pattern=r"^(https?://[^\s]+)?$")] = ""
-    temperature: Annotated[float, Field(ge=0, le=2)] = 0.2
+    temperature: Annotated[float, Field(ge=0, le=2), AfterValidator(_no_minus_zero)] = 0.2
     max_tokens: Annotated[int, Field(ge=1, le=10**9)] | None = None
     extra: Annotated[Text, AfterValidator(_json_object)] = "{}"
     credential_ref: CredentialRef | None = None

@@ -120,13 +120,41 @@ def _file(path: Path) -> dict[str, str]:
     return found
 
 
+def projector_api(data: Path) -> str | None:
+    """Address of the read path of the projector that is alive on this data folder, else None."""
+    state = _state(data / "projector.json")
+    address = state.get("api")
+    return address if isinstance(address, str) and _alive(state.get("pid")) else None
+
+
 def _running(data: Path) -> dict[str, str]:
-    """Addresses that the supervisor wrote into run.json; {} if nothing runs."""
-    try:
-        state = json.loads((data / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    """Addresses that the supervisor wrote into run.json; {} if it is no longer alive."""
+    state = _state(data / "run.json")
+    parent = state.get("parent")
+    addresses = state.get("addresses")
+    if not isinstance(parent, dict) or not isinstance(addresses, dict):
         return {}
-    addresses = state.get("addresses") if isinstance(state, dict) else None
-    if not isinstance(addresses, dict):
+    if not _alive(parent.get("pid")):
         return {}
     return {k: v for k, v in addresses.items() if isinstance(v, str)}
+
+
+def _state(path: Path) -> dict[str, object]:
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return state if isinstance(state, dict) else {}
+
+
+def _alive(pid: object) -> bool:
+    """Whether a process of this number lives. A port it once had may be another system's now."""
+    if not isinstance(pid, (int, float)):
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it lives, and is somebody else's
+        return True
+    return True

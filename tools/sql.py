@@ -1,6 +1,5 @@
 """Questions in SQL: to the running projector, or to its file where none runs."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -8,7 +7,7 @@ from typing import Any, Final
 import httpx
 
 from streams.errors import BadConfiguration, Unreachable
-from streams.settings import Settings
+from streams.settings import Settings, projector_api
 
 TIMEOUT_S: Final = 30.0
 
@@ -18,11 +17,7 @@ def api_address(settings: Settings) -> str | None:
     was started alone on this data folder; None: none is known."""
     if settings.api is not None:
         return settings.api.rstrip("/")
-    try:
-        state = json.loads((settings.data / "projector.json").read_text(encoding="utf-8"))
-        return str(state["api"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    return projector_api(settings.data)
 
 
 def answer(settings: Settings, sql: str, max_rows: int) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import psutil
 
 from streams import kafka, topics
 from streams.registry import Registry, register_all
-from streams.settings import Settings
+from streams.settings import Settings, projector_api
 from tools import stack
 from tools.defaults import publish_defaults
 from tools.poller import LAW, Poller, State
@@ -168,7 +168,6 @@ def _watch(
 ) -> tuple[State, Mapping[str, int]]:
     """Shows the state until it is time to stop; the last one, and the greatest memory by name."""
     until = None if for_s is None else time.monotonic() + for_s
-    since_ms = time.time_ns() // 1_000_000
     memory: dict[str, int] = {}
     announced = False
     with _screen(as_json) as (draw, every_s):
@@ -176,7 +175,7 @@ def _watch(
         state = poller.state()
         while not wish.stop and (until is None or time.monotonic() < until):
             supervisor.poll()
-            if not announced and (address := _api(settings, since_ms)) is not None:
+            if not announced and (address := projector_api(settings.data)) is not None:
                 supervisor.announce(api=address)
                 announced = True
             if time.monotonic() - drawn >= every_s:
@@ -190,17 +189,6 @@ def _watch(
         draw(state)
     memory["up"] = psutil.Process(os.getpid()).memory_info().rss
     return state, memory
-
-
-def _api(settings: Settings, since_ms: int) -> str | None:
-    """Where this system's projector answers: what an earlier one wrote down does not count."""
-    path = settings.data / "projector.json"
-    try:
-        if path.stat().st_mtime * 1000 < since_ms - 60_000:
-            return None
-        return str(json.loads(path.read_text(encoding="utf-8"))["api"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 @contextlib.contextmanager

@@ -476,5 +476,46 @@ def test_what_is_no_record_is_no_schema_of_ours(text: str) -> None:
     assert not isinstance(error.value, AssertionError)
 
 
+BOMBS: Final = {
+    "items without bytes": {"type": "array", "items": "null"},
+    "items of records without bytes": {
+        "type": "array",
+        "items": {"type": "record", "name": "Empty", "fields": [{"name": "a", "type": "null"}]},
+    },
+    "items of nothing fixed": {
+        "type": "array",
+        "items": {"type": "fixed", "name": "None", "size": 0},
+    },
+    "a list": {
+        "type": "record",
+        "name": "L",
+        "fields": [{"name": "next", "type": ["null", "L"], "default": None}],
+    },
+    "a tree": {
+        "type": "record",
+        "name": "T",
+        "fields": [{"name": "kids", "type": {"type": "array", "items": "T"}, "default": []}],
+    },
+}
+
+
+def doubling(depth: int) -> Any:
+    """A record of two of a record of two of ..., and of nothing in the end."""
+    inner: Any = {"type": "record", "name": "R0", "fields": [{"name": "a", "type": "null"}]}
+    for n in range(1, depth):
+        fields = [{"name": "a", "type": inner}, {"name": "b", "type": f"R{n - 1}"}]
+        inner = {"type": "record", "name": f"R{n}", "fields": fields}
+    return inner
+
+
+@pytest.mark.parametrize("bomb", [*BOMBS.values(), doubling(30)], ids=[*BOMBS, "doubling"])
+def test_a_schema_by_which_few_bytes_become_endless_is_refused(bomb: Any) -> None:
+    """Anybody may register a schema of our record's name; its reader must not loop or crash."""
+    schema = parsed_raw(LlmInvocation)
+    schema["fields"].insert(0, {"name": "bomb", "type": bomb})
+    with pytest.raises(ValueError, match=r"no bytes|contains itself|more than"):
+        parse(json.dumps(schema))
+
+
 def test_names_are_full_names() -> None:
     assert full_name(LlmInvocation) == "roster.LlmInvocation"

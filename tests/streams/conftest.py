@@ -1,5 +1,7 @@
 """Topics and schemas on the shared broker and registry."""
 
+from collections.abc import Iterator
+
 import pytest
 
 from streams import topics
@@ -8,7 +10,8 @@ from streams.registry import Catalogue, Registry, register_all
 
 
 @pytest.fixture(scope="session")
-def catalogue(kafka: str, registry: str) -> Catalogue:
+def catalogue(kafka: str, registry: str) -> Iterator[Catalogue]:
     """All topics made, all schemas registered."""
     topics.create(admin(kafka), 1)
-    return register_all(Registry(registry))
+    with Registry(registry) as client:
+        yield register_all(client)

@@ -363,6 +363,21 @@ def test_a_schema_that_is_registered_for_something_else_is_not_allowed(
     assert verdict(catalogue, LLM_INVOCATION, b"acme/e-1", value) == "schema_not_allowed"
 
 
+@pytest.mark.parametrize(
+    "bomb", [{"type": "array", "items": "null"}, "list"], ids=["array", "list"]
+)
+def test_a_schema_of_endless_data_is_not_allowed(
+    catalogue: Catalogue, registry: str, bomb: Any
+) -> None:
+    if bomb == "list":
+        link = {"name": "next", "type": ["null", "L"], "default": None}
+        bomb = {"type": "record", "name": "L", "fields": [link]}
+    schema = json.loads(schema_text(LlmInvocation))
+    schema["fields"].insert(0, {"name": "bomb", "type": bomb})
+    value = frame(register(registry, schema), b"\xfe" + b"\xff" * 8 + b"\x01\x00")
+    assert verdict(catalogue, LLM_INVOCATION, b"acme/e-1", value) == "schema_not_allowed"
+
+
 def test_a_namesake_that_cannot_be_resolved_is_malformed(
     catalogue: Catalogue, registry: str
 ) -> None:

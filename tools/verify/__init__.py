@@ -189,6 +189,12 @@ def _partition(
     told: Callable[[int], None],
 ) -> None:
     """Folds one partition of llm.invocation once, comparing whatever names a place on the way."""
+    begin = log.begins(SOURCE, partition)
+    if begin > 0:
+        report.remark(
+            f"{SOURCE}[{partition}] begins at offset {begin}: what stood before is gone, and what"
+            " followed from it shows as differences"
+        )
     wanted.ends[SOURCE, partition] = end
     up_to = metered.up_to(partition)
     wanted.metered[partition] = 0 if up_to is None else up_to + 1

@@ -1,6 +1,5 @@
 """The DuckDB projection against the log, at the offsets that the file itself holds."""
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,7 +14,7 @@ import xxhash
 
 from streams import topics
 from streams.errors import BadConfiguration
-from streams.settings import Settings
+from streams.settings import Settings, projector_api
 from tools.verify.compare import MISSING, Report
 from tools.verify.letters import Letters
 from tools.verify.log import Log, Record
@@ -110,7 +109,7 @@ def locate(settings: Settings, given: Path | None) -> tuple[Path | None, str]:
         if not given.is_file():
             raise BadConfiguration(f"--duckdb is {given}; allowed: a DuckDB file that exists")
         return given, ""
-    address = settings.api or _recorded(settings.data / "projector.json")
+    address = settings.api or projector_api(settings.data)
     said = ""
     if address is not None:
         try:
@@ -128,15 +127,6 @@ def locate(settings: Settings, given: Path | None) -> tuple[Path | None, str]:
     if path.is_file():
         return path, ""
     return None, said or f"there is no {path}"
-
-
-def _recorded(path: Path) -> str | None:
-    try:
-        state = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    found = state.get("api") or state.get("url") if isinstance(state, dict) else None
-    return found if isinstance(found, str) else None
 
 
 class Place(NamedTuple):

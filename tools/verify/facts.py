@@ -96,7 +96,7 @@ def read(log: Log, decode: Decoder, report: Report) -> Facts:
                 made.unreadable.append((record, decoded))
                 continue
             kind, f = decoded
-            if f["generation"] != GENERATION or f["source_topic"] != SOURCE:
+            if not _ours(f):
                 report.remark(
                     f"facts of {f['source_topic']}, generation {f['generation']}, were not compared"
                 )
@@ -117,6 +117,11 @@ def read(log: Log, decode: Decoder, report: Report) -> Facts:
     return made
 
 
+def _ours(f: Fields) -> bool:
+    """Whether a fact or mark is of the computation that is compared."""
+    return bool(f["generation"] == GENERATION and f["source_topic"] == SOURCE)
+
+
 def _read_rows(log: Log, decode: Decoder, report: Report, made: Facts) -> None:
     ends = log.ends(TABLE)
     report.subject(ROWS)
@@ -132,7 +137,7 @@ def _read_rows(log: Log, decode: Decoder, report: Report, made: Facts) -> None:
             if isinstance(decoded, str):
                 made.rows.pop(record.key or b"", None)
                 report.differs(ROWS, f"{TABLE}[{partition}]@{record.offset}", "a fact", decoded)
-            elif decoded[0] == "PaneFact":
+            elif decoded[0] == "PaneFact" and _ours(decoded[1]):
                 made.rows[record.key or b""] = Fact(record, decoded[1])
     behind = [
         key

@@ -33,6 +33,7 @@ class Log:
     def __init__(self, bootstrap: str) -> None:
         self.bootstrap = bootstrap
         self._client = self._consumer()
+        self._begins: dict[tuple[str, int], int] = {}
 
     def _consumer(self) -> Consumer:
         return Consumer(
@@ -44,7 +45,7 @@ class Log:
                 "isolation.level": "read_committed",
                 "auto.offset.reset": "error",
                 "enable.partition.eof": True,
-                "fetch.wait.max.ms": 50,
+                "fetch.wait.max.ms": 10,  # a question waits behind a fetch that is under way
                 "fetch.queue.backoff.ms": 5,
                 "queued.max.messages.kbytes": 65_536,
                 "allow.auto.create.topics": False,
@@ -58,27 +59,25 @@ class Log:
             found = self._client.list_topics(topic, timeout=TIMEOUT_S).topics[topic]
             if found.error is not None or not found.partitions:
                 return None
-            return {
-                p: self._client.get_watermark_offsets(TopicPartition(topic, p), timeout=TIMEOUT_S)[
-                    1
-                ]
-                for p in sorted(found.partitions)
-            }
+            spans = {p: self._span(topic, p) for p in sorted(found.partitions)}
         except KafkaException as error:
-            raise _unreachable(error) from None
+            raise Unreachable(f"the broker does not answer: {error.args[0].str()}") from None
+        self._begins |= {(topic, p): begin for p, (begin, _) in spans.items()}
+        return {p: end for p, (_, end) in spans.items()}
+
+    def _span(self, topic: str, partition: int) -> tuple[int, int]:
+        at = TopicPartition(topic, partition)
+        begin, end = self._client.get_watermark_offsets(at, timeout=TIMEOUT_S)
+        return int(begin), int(end)
 
     def begins(self, topic: str, partition: int) -> int:
-        """First offset that is still there."""
-        try:
-            at = TopicPartition(topic, partition)
-            return int(self._client.get_watermark_offsets(at, timeout=TIMEOUT_S)[0])
-        except KafkaException as error:
-            raise _unreachable(error) from None
+        """First offset that was there when the topic's ends were asked for."""
+        return self._begins[topic, partition]
 
     def read(
         self, topic: str, partition: int, end: int, progress: Callable[[int], None] | None = None
     ) -> Iterator[Record]:
-        """Every committed record of one partition below end, in order."""
+        """Every committed record of one partition below end (as ends() told it), in order."""
         begin = self.begins(topic, partition)
         if begin >= end:
             return
@@ -86,7 +85,8 @@ class Log:
         moved = time.monotonic()
         try:
             while True:
-                messages = self._client.consume(10_000, timeout=0.1)
+                first = self._client.poll(0.1)  # consume() alone would wait out its time
+                messages = [] if first is None else [first, *self._client.consume(9_999, timeout=0)]
                 if messages:
                     moved = time.monotonic()
                 elif time.monotonic() - moved > PATIENCE_S:
@@ -133,10 +133,6 @@ class Log:
     def close(self) -> None:
         """Ends the consumer."""
         self._client.close()
-
-
-def _unreachable(error: KafkaException) -> Unreachable:
-    return Unreachable(f"the broker does not answer: {error.args[0].str()}")
 
 
 def _headers(found: object) -> tuple[tuple[str, bytes], ...]:

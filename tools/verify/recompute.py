@@ -456,7 +456,8 @@ def _invalid_profile(f: Fields) -> str | None:
             return f"fallbacks.{i}"
     if len(f["base_url"]) > 4096 or WEB_ADDRESS.fullmatch(f["base_url"]) is None:
         return "base_url"
-    if not (math.isfinite(f["temperature"]) and 0 <= f["temperature"] <= 2):
+    heat = f["temperature"]
+    if not (math.isfinite(heat) and 0 <= heat <= 2 and math.copysign(1, heat) > 0):  # no -0.0
         return "temperature"
     if f["max_tokens"] is not None and not 1 <= f["max_tokens"] <= 10**9:
         return "max_tokens"

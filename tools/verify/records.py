@@ -525,7 +525,37 @@ def _without_logical_types(schema: Any) -> Any:
 
 
 def _parse(schema: str) -> Any:
-    return fastavro.parse_schema(_without_logical_types(json.loads(schema)), named_schemas={})
+    """A schema as fastavro wants it. Raises, among others, ValueError for one that it had better
+    not read with: arrays of nothing and records within themselves end in a loop or a crash."""
+    made = fastavro.parse_schema(_without_logical_types(json.loads(schema)), named_schemas={})
+    types = 0
+    known: dict[str, Any] = {}
+
+    def least_bytes(node: Any, above: frozenset[str]) -> int:
+        nonlocal types
+        types += 1
+        node = known.get(node, node) if isinstance(node, str) else node
+        if types > 10_000 or (isinstance(node, dict) and node.get("name") in above):
+            raise ValueError("endless")
+        if isinstance(node, str):
+            return int(node != "null")
+        if isinstance(node, list):
+            return 1 + min((least_bytes(one, above) for one in node), default=0)
+        if "name" in node:
+            known[node["name"]] = node
+        if node["type"] == "record":
+            inner = above | {node["name"]}
+            return sum(least_bytes(field["type"], inner) for field in node["fields"])
+        if node["type"] == "fixed":
+            return int(node["size"])
+        for items in (node[k] for k in ("items", "values") if k in node):
+            if least_bytes(items, above) == 0 and node["type"] == "array":
+                raise ValueError("items of no bytes")
+        kind = node["type"]
+        return int(kind != "null") if isinstance(kind, str) else least_bytes(kind, above)
+
+    least_bytes(made, frozenset())
+    return made
 
 
 def _our_schemas() -> list[Any]:
