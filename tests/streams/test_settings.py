@@ -1,6 +1,8 @@
 """Settings come from four places in one order, and a wrong one is named with what is allowed."""
 
 import json
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import pytest
 
 from streams import settings
 from streams.errors import BadConfiguration
-from streams.settings import Settings, load
+from streams.settings import Settings, load, projector_api
 
 OWN = {"ROSTER_KAFKA": "host:9092", "ROSTER_REGISTRY": "http://host:8081"}
 
@@ -22,7 +24,8 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def running(folder: Path, **addresses: Any) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "run.json").write_text(json.dumps({"addresses": addresses}), encoding="utf-8")
+    state = {"addresses": addresses, "parent": {"pid": os.getpid(), "create_time": 0.0}}
+    (folder / "run.json").write_text(json.dumps(state), encoding="utf-8")
 
 
 def test_nothing_said_is_a_start_on_this_machine(tmp_path: Path) -> None:
@@ -66,6 +69,20 @@ def test_environment_before_file_before_running_system_before_default(tmp_path: 
 
     found = load({"ROSTER_KAFKA": "env:1", "ROSTER_DEPLOYMENT": "env"})
     assert (found.kafka, found.registry, found.deployment) == ("env:1", "http://file:2", "env")
+
+
+def test_what_a_dead_system_wrote_down_counts_no_more(tmp_path: Path) -> None:
+    folder = tmp_path / ".roster"
+    running(folder, kafka="run:1", registry="http://run:2", api="http://run:3")
+    (folder / "projector.json").write_text(json.dumps({"api": "http://run:3", "pid": os.getpid()}))
+    assert projector_api(folder) == "http://run:3"
+    child = subprocess.Popen(["true"])
+    child.wait()
+    for name in ("run.json", "projector.json"):
+        text = (folder / name).read_text().replace(str(os.getpid()), str(child.pid))
+        (folder / name).write_text(text)
+    assert projector_api(folder) is None
+    assert (load({}).kafka, load({}).api) == (None, None)
 
 
 def test_an_empty_variable_says_nothing() -> None:

@@ -103,6 +103,8 @@ def every_final(bootstrap: str, decode: Decoder, ends: dict[int, int]) -> Iterat
     those of one time share their windows."""
     logs = [Log(bootstrap) for _ in ends]
     try:
+        for log in logs:
+            log.ends(TOPIC)
         streams = [
             _finals(log, decode, p, end) for log, (p, end) in zip(logs, ends.items(), strict=True)
         ]
