@@ -43,6 +43,7 @@ from schemas.model_profile import RankingStatus
 from streams import codec, kafka
 from streams.app import LOGGING, Batch, Reading, Watchdog, WholeLogApp, build, fatal
 from streams.follower import Follower
+from streams.ranking_header import header, summary
 from streams.registry import Catalogue, Registry
 from streams.settings import Settings
 from streams.status import StatusFile
@@ -68,15 +69,11 @@ SYNC_LIMIT_S: Final = 60.0
 LOOK_EVERY_S: Final = 0.2
 RECONCILE_EVERY_S: Final = 1.0
 STOP_WITHIN_S: Final = 6.0
-STATUS_HEADER: Final = "roster-status"
-"""Header of a published ranking: status/as_of_ms/revision, so that a start can pass over all but
-the newest without decoding them."""
-
 VERDICTS: Final = {
     "seen": "duplicate",
     "repeated": "duplicate",
     "accepted": "applied",
-    "rejected": "rejected",
+    "rejected": "applied",  # the row takes it, and says why not
 }
 """Verdicts of the profiles' fold as the conservation law counts them."""
 
@@ -203,8 +200,9 @@ class Agents:
         part = self.metrics.get(partition)
         if part is None or part.reading is not reading:
             if self.synced is not self.app.vitals.readings:
+                wanted = self.app.vitals.readings
                 await self.sync()
-                self.synced = self.app.vitals.readings
+                self.synced = wanted  # a rebalance meanwhile wants its own
             scorer = Scorer({LLM_INVOCATION.name: LLM_INVOCATION.partitions}, self.generation)
             for ranking in self.rankings():
                 if place(ranking.role, SLM_METRICS.partitions) == partition:
@@ -243,7 +241,8 @@ class Agents:
             if outcome.rejected is not None:
                 self.send(MODEL_PROFILE_REJECTED, record.key, outcome.rejected)
             if outcome.active is not None or outcome.tombstone:
-                self.send(MODEL_PROFILE_ACTIVE, record.key, outcome.active)
+                # Beside its source, wherever the producer's partitioner put that.
+                self.send(MODEL_PROFILE_ACTIVE, record.key, outcome.active, partition=partition)
         self.flush()
         for key, row in rows.items():
             self.profiles_table[key] = profiles.encode(row)
@@ -277,7 +276,7 @@ class Agents:
                     log.info(
                         "model.profile.active is put right for %s", key.decode("utf-8", "replace")
                     )
-                    self.send(MODEL_PROFILE_ACTIVE, key, wanted)
+                    self.send(MODEL_PROFILE_ACTIVE, key, wanted, partition=partition)
                     found.pop((partition, key))
         self.differing = found
         self.flush()
@@ -383,7 +382,12 @@ class Agents:
 
     def on_ranking(self, message: Message) -> None:
         """Keeps the newest ranking of each key and status; the first record of an id counts."""
-        status, version = _status(message) or self.status_of(message)
+        said = summary(message)
+        status, version = (
+            self.status_of(message)
+            if said is None
+            else (said.status, (said.as_of_ms, said.revision))
+        )
         key = message.key() or b""
         newest = self.known.rankings.get((key, status))
         if newest is None or version > newest[0]:
@@ -468,8 +472,7 @@ class Agents:
         """Queues rankings; flush makes sure of them."""
         for ranking in rankings:
             key = f"{ranking.role}/{ranking.deployment_mode}".encode()
-            header = f"{ranking.status.value}/{ranking.as_of_ms}/{ranking.revision}".encode()
-            self.send(MODEL_PROFILE_SCORED, key, ranking, [(STATUS_HEADER, header)])
+            self.send(MODEL_PROFILE_SCORED, key, ranking, [header(ranking)])
 
     def send(
         self,
@@ -477,10 +480,11 @@ class Agents:
         key: bytes | None,
         event: Event | None,
         headers: Sequence[tuple[str, bytes]] = (),
+        partition: int = -1,
     ) -> None:
-        """Queues an event, or a tombstone."""
+        """Queues an event, or a tombstone. partition: -1, by the key."""
         value = None if event is None else codec.encode(self.catalogue, topic, event)
-        self.outbound.send(topic.name, key, value, headers)
+        self.outbound.send(topic.name, key, value, headers, partition)
         self.sent += 1
         self.unflushed = True
 
@@ -577,21 +581,11 @@ def _table(app: WholeLogApp, name: str) -> Any:
 def _append_ms(record: ConsumerRecord) -> int:
     """As streams.kafka.append_ms, for a record of aiokafka."""
     for name, value in record.headers:
-        if name == kafka.COPIED_HEADER and value.isdigit():
-            return min(int(value), int(record.timestamp))
+        if name == kafka.COPIED_HEADER and value is not None:
+            return kafka.copied_ms(value, int(record.timestamp))
     return int(record.timestamp)
 
 
 def _controls(positions: Mapping[tuple[str, int], int]) -> dict[tuple[str, int], int]:
     names = {SCORING_POLICY_UPDATED.name, RATE_CARD_UPDATED.name}
     return {tp: offset for tp, offset in positions.items() if tp[0] in names}
-
-
-def _status(message: Message) -> tuple[str, tuple[int, int]] | None:
-    """(status, version) by the header of a ranking."""
-    headers: Any = message.headers() or ()
-    for name, value in headers:
-        if name == STATUS_HEADER:
-            status, as_of_ms, revision = value.decode().split("/")
-            return status, (int(as_of_ms), int(revision))
-    return None

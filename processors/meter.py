@@ -23,12 +23,12 @@ from confluent_kafka import (
 )
 
 from processors.meter_protocol import GENERATION, Flush, Meter
-from processors.pane_fold import Columns, Late, Stretch
+from processors.pane_fold import Columns, Late, Stretch, columns_of
 from schemas import ClockTick, LateEvent, MeterMark, PaneFact, Recorded
 from schemas.values import OUTCOMES, canonical_mode, canonical_role, derived_id
 from streams import kafka
 from streams.batch import InvocationBatch, decode_invocations
-from streams.codec import Tombstone, decode, encode, tick_ms
+from streams.codec import decode, encode, tick_ms
 from streams.errors import LogDamaged, Unreachable
 from streams.registry import Catalogue, Registry
 from streams.settings import Settings
@@ -42,6 +42,7 @@ GROUP: Final = f"roster-meter-g{GENERATION}"
 FLUSH_S: Final = 0.2
 TICK_AFTER_S: Final = 5.0
 SESSION_MS: Final = 10_000
+DISAGREE_S: Final = 60.0
 TRANSACTION_MS: Final = 10_000
 """A dead owner's open transaction hides what follows it for at most this long."""
 
@@ -82,6 +83,7 @@ class MeterShell:
         self._ticker = kafka.producer(bootstrap)
         self._status = StatusFile(settings.data, f"meter-{instance}")
         self._waiting: list[int] = []  # assigned, not yet folding
+        self._waiting_since = 0.0
         self._ends: dict[int, int] = {}  # of slm.metrics, since the assignment
         self._metadata: Any = None
         self._moved: dict[int, tuple[int | None, float]] = {}  # watermark, and since when
@@ -94,10 +96,11 @@ class MeterShell:
         the old generation, by which the broker refuses it."""
         consumer.assign([])  # nothing is read before marks and offsets agree
         self._metadata = consumer.consumer_group_metadata()
-        self._wait_for([tp.partition for tp in partitions])
+        self._settle_later([tp.partition for tp in partitions])
 
-    def _wait_for(self, partitions: list[int]) -> None:
+    def _settle_later(self, partitions: list[int]) -> None:
         self._waiting = sorted(partitions)
+        self._waiting_since = time.monotonic()
         self._ends = {}
 
     def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
@@ -131,6 +134,7 @@ class MeterShell:
             if start is None:
                 self._meter.reset()
                 self._ends = {}
+                self._complain(tp.partition, committed)
                 return
             starts.append(TopicPartition(LLM_INVOCATION.name, tp.partition, start))
         log.info(
@@ -140,6 +144,18 @@ class MeterShell:
         now = time.monotonic()
         self._moved = {p: (fold.watermark_ms, now) for p, fold in self._meter.folds.items()}
         self._consumer.assign(starts)
+
+    def _complain(self, partition: int, committed: int | None) -> None:
+        """Raises LogDamaged when mark and offset have not agreed for far longer than any
+        transaction lasts."""
+        if time.monotonic() - self._waiting_since < DISAGREE_S:
+            return
+        mark = self._meter.marks.get(partition)
+        raise LogDamaged(
+            f"{LLM_INVOCATION.name}[{partition}]: the newest mark in {SLM_METRICS.name} says"
+            f" {'nothing' if mark is None else mark.up_to_offset + 1}, group {GROUP} says"
+            f" {committed}: were offsets or the topic changed by hand? set them equal again"
+        )
 
     # --- reading
 
@@ -164,8 +180,7 @@ class MeterShell:
             outcome = decode(self._catalogue, message)
             if isinstance(outcome, Recorded) and isinstance(outcome.event, MeterMark):
                 self._meter.observe(partition, key, outcome.event)
-            elif not isinstance(outcome, Tombstone):
-                raise LogDamaged(f"slm.metrics[{partition}] at {message.offset()}: no mark")
+            # What cannot be read the agents put with the dead letters; it proves nothing here.
         elif message.value() is None:
             self._meter.observe(partition, key, None)
         else:
@@ -184,6 +199,16 @@ class MeterShell:
         batch = decode_invocations(self._catalogue, ours)
         for partition, stretch in stretches(batch).items():
             self._meter.fold(partition, stretch)
+
+    def _pass_holes(self) -> None:
+        """Folds what lies behind the last record: markers of transactions, which are no records.
+        Else such a partition would seem unread for ever, and never be given a tick."""
+        folds = self._meter.folds
+        wanted = [TopicPartition(LLM_INVOCATION.name, p) for p in folds]
+        for tp in self._consumer.position(wanted):
+            if tp.error is None and tp.offset > folds[tp.partition].position:
+                hole = Stretch(columns_of([]), [], [], tp.offset - 1)
+                self._meter.fold(tp.partition, hole)
 
     # --- writing
 
@@ -245,7 +270,7 @@ class MeterShell:
         partitions = list(self._meter.folds)
         self._meter.reset()
         self._consumer.assign([])
-        self._wait_for(partitions)
+        self._settle_later(partitions)
 
     def _tick(self) -> None:
         """Moves time on in partitions of ours that are read to their end and have been silent."""
@@ -259,7 +284,10 @@ class MeterShell:
             if base is None or now - since < TICK_AFTER_S or not fold.caught_up:
                 continue
             tp = TopicPartition(LLM_INVOCATION.name, partition)
-            _, end = self._consumer.get_watermark_offsets(tp, timeout=5)
+            try:
+                _, end = self._consumer.get_watermark_offsets(tp, timeout=5)
+            except KafkaException:
+                return  # the broker is busy: the next look will do
             if fold.position < end:
                 continue
             tick = ClockTick(
@@ -316,6 +344,7 @@ class MeterShell:
             self._fold(messages)
             if time.monotonic() - flushed >= FLUSH_S:
                 self._follow()
+                self._pass_holes()
                 self._flush()
                 flushed = time.monotonic()
                 self._tick()
@@ -445,7 +474,7 @@ def whole(table: pa.Table, bodies: Sequence[bytes]) -> Columns:
     return Columns(
         offset=table.column("offset").to_numpy(),
         occurred_at_ms=table.column("occurred_at_ms").to_numpy(),
-        append_ms=table.column("append_ms").to_numpy(),
+        append_ms=table.column("stamped_ms").to_numpy(),
         identity=identity.to_pylist(),
         event_id=ids.to_pylist(),
         body=bodies,

@@ -66,6 +66,8 @@ def fact_key(key: bytes) -> FactKey | None:
     parts = key.decode(errors="replace").split(SEPARATOR)
     if parts[0] != "fact" or len(parts) != 7:
         return None
+    if not all(parts[i].isdecimal() and len(parts[i]) < 20 for i in (2, 3, 6)):
+        return None
     return FactKey(parts[1], int(parts[2]), int(parts[3]), parts[4], parts[5], int(parts[6]))
 
 

@@ -38,7 +38,8 @@ class Columns:
     who: index into groups, the distinct (role, mode, provider, model), roles and modes canonical.
     outcome: index into schemas.values.OUTCOMES. units: shape (rows, 3): input, cached, output
     tokens. reported: cost in pico-USD per row index, only where reported. identity: (tenant,
-    source, event_id) as one string. body: the record's value.
+    source, event_id) as one string. body: the record's value. append_ms: as the broker stamped it,
+    never a header: it is the base of ticks.
     """
 
     offset: Ints

@@ -143,12 +143,14 @@ class Policies:
 
     def __init__(self) -> None:
         self._by_key: dict[Key, list[tuple[int, int, int, ScoringPolicyUpdated]]] = {}
+        self.count = 0
 
     def add(self, offset: int, policy: ScoringPolicyUpdated) -> Key:
         """Takes the policy at an offset; returns its key, canonical."""
         key = (canonical_role(policy.role), canonical_mode(policy.deployment_mode))
         known = self._by_key.setdefault(key, [])
         known.append((policy.occurred_at_ms, offset, len(known) + 1, policy))
+        self.count += 1
         return key
 
     def modes(self, role: str) -> list[str]:
@@ -178,6 +180,8 @@ class Scorer:
         self.positions: dict[tuple[str, int], int] = {}
         self.finals: dict[Key, ModelProfileScored] = {}  # newest in the log
         self.newest: dict[Key, ModelProfileScored] = {}  # newest record of any status
+        self.changed: dict[Key, ModelProfileScored] = {}  # newest that is no heartbeat
+        self.looked: tuple[int, int] | None = None  # last closed pane, number of policies
         self.provisional_at: dict[Key, int] = {}
         self.decided: dict[Key, int] = {}  # last pane whose final is decided
         self.looked_at: dict[Key, int] = {}
@@ -200,6 +204,10 @@ class Scorer:
         last = self.newest.get(key)
         if last is None or scored.as_of_ms >= last.as_of_ms:
             self.newest[key] = scored
+        if scored.status is not RankingStatus.HEARTBEAT:
+            known = self.changed.get(key)
+            if known is None or scored.as_of_ms >= known.as_of_ms:
+                self.changed[key] = scored
 
     def inputs(self, positions: Mapping[tuple[str, int], int]) -> None:
         """Next offsets of the control topics as far as policies and cards have been given."""
@@ -274,6 +282,9 @@ class Scorer:
         start, the correction of the newest final in the log."""
         closed = last_closed(watermark)
         kept = self.kept_from_ms()
+        if self.looked == (closed, self.policies.count):
+            return
+        self.looked = (closed, self.policies.count)
         due: list[tuple[int, str, str]] = []
         for role, panes in self.facts.roles.items():
             touched = {p for p in panes} | {p + WINDOW_MS for p in panes}
@@ -372,7 +383,7 @@ class Scorer:
                 modes = evidence_modes(policy)
                 panel = self.windows.open(role, modes, closed, pane)
                 entries = self._entries(role, modes, panel, policy, shared)
-                changed = self._changed(key, entries, policy)
+                changed = not held and self._changed(key, entries, policy)
                 if not changed and not silent:
                     continue
                 record = self._record(
@@ -392,7 +403,7 @@ class Scorer:
         self, key: Key, entries: tuple[RankingEntry, ...], policy: ScoringPolicyUpdated
     ) -> bool:
         """Whether the order has changed, or a score by epsilon or more (M6)."""
-        last = self.newest.get(key)
+        last = self.changed.get(key)
         if last is None:
             return True
         before = [(e.provider, e.model, e.rank) for e in last.entries]

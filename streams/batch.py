@@ -34,6 +34,7 @@ from streams.topics import LLM_INVOCATION
 
 pc: Any = pyarrow.compute  # its stubs refuse plain scalars
 
+WHERE: Final = ("partition", "offset", "append_ms", "stamped_ms")
 CALL: Final = 10_240  # records per call of the decoder; it is fastest near this size
 FEW: Final = 6  # below this many records fastavro is faster than the call's fixed cost
 
@@ -67,9 +68,9 @@ BOUNDS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class InvocationBatch:
-    """table: the good rows in input order, all fields of LlmInvocation with partition, offset and
-    append_ms. bodies: their record values. ticks, bad: the rest. passed: highest offset seen per
-    partition, whatever it held."""
+    """table: the good rows in input order: all fields of LlmInvocation, and WHERE. append_ms is
+    the original's for a copy, stamped_ms the broker's own. bodies: the rows' record values. ticks,
+    bad: the rest. passed: highest offset seen per partition, whatever it held."""
 
     table: pa.Table
     bodies: list[bytes]
@@ -88,6 +89,7 @@ def arrow_schema() -> pa.Schema:
             pa.field("partition", pa.int32()),
             pa.field("offset", pa.int64()),
             pa.field("append_ms", pa.int64()),
+            pa.field("stamped_ms", pa.int64()),
         ]
     )
 
@@ -101,6 +103,7 @@ def decode_invocations(catalogue: Catalogue, messages: Sequence[Message]) -> Inv
     values: list[Any] = [m.value() for m in messages]
     offsets = np.fromiter((m.offset() or 0 for m in messages), np.int64, len(messages))
     parts = np.fromiter((m.partition() or 0 for m in messages), np.int32, len(messages))
+    broker = np.fromiter((m.timestamp()[1] for m in messages), np.int64, len(messages))
     stamps = np.fromiter((append_ms(m) for m in messages), np.int64, len(messages))
     ours = np.fromiter(
         (v is not None and v[:5] == prefix and len(v) <= MAX_RECORD_BYTES for v in values),
@@ -139,7 +142,9 @@ def decode_invocations(catalogue: Catalogue, messages: Sequence[Message]) -> Inv
         else:
             raise AssertionError(f"llm.invocation carries no {type(outcome).__name__}")
     wire = arrow_schema()
-    fields = pa.schema([f for f in wire if f.name not in ("partition", "offset", "append_ms")])
+    fields = pa.schema(
+        [f for f in wire if f.name not in ("partition", "offset", "append_ms", "stamped_ms")]
+    )
     if late_rows:
         tables.append(pa.Table.from_pylist(late_fields, schema=fields))
         good.append(np.array(late_rows, np.int64))
@@ -153,6 +158,7 @@ def decode_invocations(catalogue: Catalogue, messages: Sequence[Message]) -> Inv
         table.append_column("partition", pa.array(parts[order]))
         .append_column("offset", pa.array(offsets[order]))
         .append_column("append_ms", pa.array(stamps[order]))
+        .append_column("stamped_ms", pa.array(broker[order]))
     )
     passed = {int(p): int(offsets[parts == p].max()) for p in np.unique(parts)}
     return InvocationBatch(table, [values[i] for i in order.tolist()], ticks, bad, passed)

@@ -142,6 +142,9 @@ def copied_ms(header: bytes, stamped: int) -> int:
     return min(int(header), stamped) if plausible else stamped
 
 
+SILENCE_S: Final = 30.0
+"""After this long without an answer a reading that has an end is given up."""
+
 COPIED_HEADER: Final = "roster-append-ms"
 """A copied record (re-drive, mirror, import) carries its original append time here."""
 
@@ -175,8 +178,14 @@ def read_to_end(
         if not open_:
             return
         client.assign([TopicPartition(topic, p, begin[p]) for p in sorted(open_)])
+        heard = time.monotonic()
         while open_:
-            for message in client.consume(5_000, timeout=0.2):
+            messages = client.consume(5_000, timeout=0.2)
+            if messages:
+                heard = time.monotonic()
+            elif time.monotonic() - heard > SILENCE_S:
+                raise Unreachable(f"{topic}: the broker has sent nothing for {SILENCE_S:.0f} s")
+            for message in messages:
                 p, offset = message.partition() or 0, message.offset() or 0
                 error = message.error()
                 if error is not None and error.code() == KafkaError._PARTITION_EOF:

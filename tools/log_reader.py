@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator
-from typing import Any, Final, TypeVar, cast
+from typing import Final, TypeVar, cast
 
 from confluent_kafka import Consumer, Message, TopicPartition
 
@@ -10,13 +10,13 @@ from schemas import Event, ModelProfileScored, Recorded
 from schemas.model_profile import RankingStatus
 from streams import kafka
 from streams.codec import Tombstone, Undecodable, decode
+from streams.ranking_header import summary
 from streams.registry import Catalogue, Registry
 from streams.settings import Settings
 from streams.topics import MODEL_PROFILE_SCORED, Topic
 
 NEWEST_RANKINGS: Final = 2_000
 """Records per partition that are looked through from the end: far more than the keys' number."""
-STATUS_HEADER: Final = "roster-status"  # status/as_of_ms/revision, as the scorer puts it there
 
 E = TypeVar("E", bound=Event)
 Rank = tuple[int, bool, int, int]  # as_of, final, revision, offset
@@ -96,11 +96,9 @@ class Rankings:
 
     def _rank(self, message: Message) -> Rank | None:
         offset = message.offset() or 0
-        headers: Any = message.headers() or ()  # a list of pairs; the stub says more
-        for name, value in headers:
-            if name == STATUS_HEADER and isinstance(value, bytes):
-                status, as_of_ms, revision = value.decode().split("/")
-                return int(as_of_ms), status == RankingStatus.FINAL, int(revision), offset
+        said = summary(message)
+        if said is not None:
+            return said.as_of_ms, said.status == RankingStatus.FINAL, said.revision, offset
         found = decode(self._catalogue, message)
         if not isinstance(found, Recorded) or not isinstance(found.event, ModelProfileScored):
             return None

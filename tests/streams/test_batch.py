@@ -162,6 +162,13 @@ def test_values_at_the_edge_take_the_fast_way(
     assert kept == [e.model_dump(mode="json") for e in events]
 
 
+@pytest.mark.parametrize("apart", [-PAST_LIMIT_MS - 1, FUTURE_LIMIT_MS + 1])
+def test_a_millisecond_beyond_the_bounds_is_beyond_them(catalogue: Catalogue, apart: int) -> None:
+    beyond = raw(catalogue, one(occurred_at_ms=NOW + apart))
+    made = agrees(catalogue, [beyond] * batch.FEW + [raw(catalogue, one())])
+    assert (made.table.num_rows, len(made.bad)) == (1, batch.FEW)
+
+
 @pytest.mark.parametrize("last", [0x01, 0x02, 0x03, 0x7F])
 def test_what_is_beyond_64_bits_of_a_number_is_not_ignored(catalogue: Catalogue, last: int) -> None:
     event = one(reported_cost_picousd=2**63 - 1)

@@ -22,6 +22,7 @@ from streams import kafka as clients
 from streams import settings as settings_
 from streams import topics
 from streams.codec import encode
+from streams.ranking_header import HEADER
 from streams.registry import Catalogue, Registry
 from streams.settings import Settings
 from streams.status import StatusFile
@@ -33,7 +34,7 @@ from streams.topics import (
     MODEL_PROFILE_SCORED,
     Topic,
 )
-from tools.log_reader import STATUS_HEADER, Rankings, newest, newest_rankings
+from tools.log_reader import Rankings, newest, newest_rankings
 from tools.poller import Law, Poller, watermark
 from tools.supervisor import ProcessState
 
@@ -52,7 +53,7 @@ def publish(kafka: str, registry: str) -> Iterator[Publish]:
             headers = []
             if isinstance(event, ModelProfileScored):
                 told = f"{event.status.value}/{event.as_of_ms}/{event.revision}"
-                headers = [(STATUS_HEADER, told.encode())]
+                headers = [(HEADER, told.encode())]
             outbound.send(topic.name, key.encode(), encode(catalogue, topic, event), headers)
             outbound.flush()
 

@@ -128,17 +128,24 @@ def _read_rows(log: Log, decode: Decoder, report: Report, made: Facts) -> None:
     if ends is None:
         report.remark(f"the agents' metrics table was not compared: there is no topic {TABLE}")
         return
+    newest: dict[bytes, Record] = {}
     for partition, end in ends.items():
         for record in log.read(TABLE, partition, end):
             if record.value is None:
-                made.rows.pop(record.key or b"", None)
-                continue
-            decoded = decode(record._replace(topic=TOPIC))
-            if isinstance(decoded, str):
-                made.rows.pop(record.key or b"", None)
-                report.differs(ROWS, f"{TABLE}[{partition}]@{record.offset}", "a fact", decoded)
-            elif decoded[0] == "PaneFact" and _ours(decoded[1]):
-                made.rows[record.key or b""] = Fact(record, decoded[1])
+                newest.pop(record.key or b"", None)
+            else:
+                newest[record.key or b""] = record
+    for key, record in newest.items():
+        twin = made.facts.get(key)
+        if twin is not None and twin.at.value == record.value:
+            made.rows[key] = Fact(record, twin.fields)
+            continue
+        decoded = decode(record._replace(topic=TOPIC))
+        if isinstance(decoded, str):
+            where = f"{TABLE}[{record.partition}]@{record.offset}"
+            report.differs(ROWS, where, "a fact", decoded)
+        elif decoded[0] == "PaneFact" and _ours(decoded[1]):
+            made.rows[key] = Fact(record, decoded[1])
     behind = [
         key
         for key, fact in made.facts.items()

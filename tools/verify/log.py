@@ -25,6 +25,12 @@ class Record(NamedTuple):
     key: bytes | None
     value: bytes | None
     headers: tuple[tuple[str, bytes], ...] = ()
+    stamped_ms: int | None = None  # by the broker, also on a copy; None: as append_ms
+
+    @property
+    def broker_ms(self) -> int:
+        """What the broker stamped: the base of ticks, which no header may move."""
+        return self.append_ms if self.stamped_ms is None else self.stamped_ms
 
 
 class Log:
@@ -122,6 +128,7 @@ class Log:
                         key if isinstance(key, bytes) else None,
                         value if isinstance(value, bytes) else None,
                         headers,
+                        int(message.timestamp()[1]),
                     )
                     if offset + 1 >= end:
                         return

@@ -239,7 +239,7 @@ class Meter:
         if self.watermark_ms is not None and pane + PANE_MS + GRACE_MS <= self.watermark_ms:
             return "late"
         if self.newest_event_ms is None or ts > self.newest_event_ms:
-            self.newest_event_ms, self.newest_append_ms = ts, record.append_ms
+            self.newest_event_ms, self.newest_append_ms = ts, record.broker_ms
         ids = self.open_ids.setdefault(pane, {})
         self.open_from.setdefault(pane, record.offset)
         identity, body = known

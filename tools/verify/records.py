@@ -99,7 +99,21 @@ def maybe(check: Check) -> Check:
 
 
 def each(check: Check) -> Check:
-    return lambda values: next((bad for bad in map(check, values) if bad is not None), None)
+    def first(values: Any) -> str | None:
+        for value in values:
+            reason = check(value)
+            if reason is not None:
+                return reason
+        return None
+
+    return first
+
+
+def all_between(low: int, high: int) -> Check:
+    """As each(between(low, high))."""
+    return lambda values: (
+        None if not values or (low <= min(values) and max(values) <= high) else "out_of_range"
+    )
 
 
 def within(checks: tuple[tuple[str, Check], ...]) -> Check:
@@ -115,24 +129,20 @@ def first_reason(checks: tuple[tuple[str, Check], ...], fields: Fields) -> str |
     return None
 
 
-def digits(value: Any) -> str | None:
-    return None if DIGITS.fullmatch(value) else "invalid_field"
+def digits(values: Any) -> str | None:
+    return None if all(map(DIGITS.fullmatch, values)) else "invalid_field"
 
 
 def sized(low: int, high: int | None, check: Check) -> Check:
-    items = each(check)
-    return lambda values: (
-        items(values)
-        or (
-            None
-            if low <= len(values) and (high is None or len(values) <= high)
-            else "invalid_field"
-        )
-    )
+    """A list of so many items that passes a check."""
 
+    def look(values: Any) -> str | None:
+        reason = check(values)
+        if reason is None and (len(values) < low or (high is not None and len(values) > high)):
+            return "invalid_field"
+        return reason
 
-def exactly(n: int, check: Check) -> Check:
-    return sized(n, n, check)
+    return look
 
 
 time_ms = between(0, 253_402_300_799_999)
@@ -343,18 +353,18 @@ CHECKS: Final[Mapping[str, tuple[tuple[str, Check], ...]]] = {
             each(
                 within(
                     (
-                        ("outcomes", sized(9, None, natural)),
+                        ("outcomes", sized(9, None, all_between(0, LONG))),
                         ("input_tokens", natural),
                         ("cached_tokens", natural),
                         ("output_tokens", natural),
                         ("priced_n", natural),
-                        ("unit_sums", exactly(3, digits)),
-                        ("unit_products", exactly(6, digits)),
+                        ("unit_sums", sized(3, 3, digits)),
+                        ("unit_products", sized(6, 6, digits)),
                         ("reported_n", natural),
-                        ("reported_sums", exactly(2, digits)),
-                        ("reported_products", exactly(3, digits)),
-                        ("latency_buckets", each(between(0, 1102))),
-                        ("latency_counts", each(natural)),
+                        ("reported_sums", sized(2, 2, digits)),
+                        ("reported_products", sized(3, 3, digits)),
+                        ("latency_buckets", all_between(0, 1102)),
+                        ("latency_counts", all_between(0, LONG)),
                     )
                 )
             ),

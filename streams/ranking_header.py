@@ -1,0 +1,35 @@
+"""A header of published rankings: status, as_of and revision, so that whoever wants only the newest
+of each key need not decode them all."""
+
+from typing import Any, Final, NamedTuple
+
+from confluent_kafka import Message
+
+from schemas import ModelProfileScored
+
+HEADER: Final = "roster-status"
+LONGEST: Final = 64
+
+
+class Summary(NamedTuple):
+    """What a ranking is. status: value of RankingStatus."""
+
+    status: str
+    as_of_ms: int
+    revision: int
+
+
+def header(scored: ModelProfileScored) -> tuple[str, bytes]:
+    """The header of a ranking."""
+    return HEADER, f"{scored.status.value}/{scored.as_of_ms}/{scored.revision}".encode()
+
+
+def summary(message: Message) -> Summary | None:
+    """What the header says; None if there is none, or it is no header of ours: then decode."""
+    headers: Any = message.headers() or ()  # a list of pairs; the stub says more
+    for name, value in headers:
+        if name == HEADER and isinstance(value, bytes) and len(value) <= LONGEST:
+            parts = value.decode("ascii", errors="replace").split("/")
+            if len(parts) == 3 and parts[1].isdecimal() and parts[2].isdecimal():
+                return Summary(parts[0], int(parts[1]), int(parts[2]))
+    return None
