@@ -50,5 +50,4 @@ lock: $(STAMP)  ## resolve the dependencies of pyproject.toml anew into requirem
 	  --generate-hashes --no-emit-index-url --no-header --upgrade pyproject.toml -o requirements.txt
 
 clean:  ## stop what runs and remove .roster (the data); .venv and the download cache stay
-	@test ! -x $(BIN)/roster || $(BIN)/roster down >/dev/null
-	@rm -rf "$${ROSTER_DATA:-.roster}"
+	@if test -x $(BIN)/roster; then $(BIN)/roster clean; else rm -rf .roster; fi

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from streams.errors import BadConfiguration
 
@@ -118,6 +119,11 @@ def _file(path: Path) -> dict[str, str]:
         if value.strip():
             found[name.strip()] = value.strip()
     return found
+
+
+def is_near(url: str) -> bool:
+    """Whether a URL leads to this machine: a proxy that the environment names is for others."""
+    return urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
 
 
 def projector_api(data: Path) -> str | None:

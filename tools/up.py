@@ -39,6 +39,12 @@ class _Wish:
     """Set by a signal. A second Ctrl-C is taken at its word: what runs is killed."""
 
     stop: bool = False
+    watching: bool = False  # before that there is nothing to end gently
+
+
+class _Unwanted(BaseException):
+    """A signal came before everything was up: what has been started is stopped, and that is all.
+    A BaseException, so that no retry on the way takes it for a failure."""
 
 
 def up(
@@ -55,11 +61,15 @@ def up(
     """
     begun = time.monotonic()
     sweep(settings.data)
-    with _signals() as wish, Supervisor(settings.data) as supervisor:
+    with (
+        _signals() as wish,
+        contextlib.suppress(_Unwanted),
+        Supervisor(settings.data) as supervisor,
+    ):
         settings = _start_cluster(settings, supervisor)
         supervisor.add(*_processes(settings, workload))
-        if not _prepare(settings, supervisor, wish):
-            return 0
+        _prepare(settings, supervisor)
+        wish.watching = True
         joined = "" if workload is None else _joined()
         poller = Poller(
             settings, joined, supervisor.states, lambda: supervisor.addresses.get("api")
@@ -86,23 +96,18 @@ def _start_cluster(settings: Settings, supervisor: Supervisor) -> Settings:
     return replace(settings, kafka=addresses.kafka, registry=addresses.registry)
 
 
-def _prepare(settings: Settings, supervisor: Supervisor, wish: _Wish) -> bool:
-    """Topics as soon as the broker answers, schemas and defaults as soon as the registry does.
-
-    False: it is to stop."""
+def _prepare(settings: Settings, supervisor: Supervisor) -> None:
+    """Topics as soon as the broker answers, schemas and defaults as soon as the registry does."""
     own = not settings.own_cluster
     if own:
         supervisor.wait_ready("kafka", within_s=stack.READY_WITHIN_S)
     topics.create(kafka.admin(settings.need_kafka()), settings.replication)
     if own:
         supervisor.wait_ready("registry", within_s=stack.READY_WITHIN_S)
-    if wish.stop:
-        return False
     with Registry(settings.need_registry()) as registry:
         register_all(registry)
     publish_defaults(settings)
     supervisor.announce(kafka=settings.need_kafka(), registry=settings.need_registry())
-    return not wish.stop
 
 
 def _processes(settings: Settings, workload: Sequence[str] | None) -> list[Child]:
@@ -149,6 +154,9 @@ def _signals() -> Iterator[_Wish]:
         if wish.stop and number == signal.SIGINT:
             raise KeyboardInterrupt
         wish.stop = True
+        if not wish.watching:
+            wish.watching = True  # the next one only hurries what is being stopped
+            raise _Unwanted
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

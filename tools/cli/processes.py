@@ -11,9 +11,14 @@ if TYPE_CHECKING:
     from streams.settings import Settings
 
 
+OURS = ("kafka", "registry", "logs", "status", "faust", "snapshots", "ports.json")
+OURS_BEGIN = ("roster.duckdb", "run.", "run-", "projector.json")
+"""What {data} holds of ours: names, and how others begin."""
+
+
 def add(root: typer.Typer) -> None:
     """Registers the commands."""
-    for command in (up, down, status, init, agents, meter, projector, workload):
+    for command in (up, down, clean, status, init, agents, meter, projector, workload):
         root.command()(command)
 
 
@@ -56,6 +61,22 @@ def down(
         print("stopped")
     elif not quiet:
         print("nothing runs here")
+
+
+def clean() -> None:
+    """Stop what runs on this data folder and remove what Roster keeps there, and nothing else."""
+    import shutil
+
+    from streams import settings
+    from tools import supervisor
+
+    data = settings.load().data
+    supervisor.down(data)
+    for path in sorted(data.iterdir()) if data.is_dir() else ():
+        if path.name in OURS or path.name.startswith(OURS_BEGIN):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if data.is_dir() and not any(data.iterdir()):
+        data.rmdir()
 
 
 def status(as_json: Json = False) -> None:

@@ -9,8 +9,8 @@ from tools.defaults import Chain
 JOINED: Final = (
     "Arrivals and token counts are those of one hour of a code service (Azure, 2023), latencies"
     " and errors those of other calls, recorded at eight providers (LLMPerf, 2023), prices those"
-    " of a third source (tokencost); tenants, roles, the choice of a model and the outages are"
-    " drawn from a seed: no recorded request had all of these columns."
+    " of a third source (tokencost), matched by a map made by hand; tenants, roles, choice of model"
+    " and outages are drawn from a seed: no recorded request had all of these columns."
 )
 SOURCE: Final = "workload"
 

@@ -14,7 +14,7 @@ import xxhash
 
 from streams import topics
 from streams.errors import BadConfiguration
-from streams.settings import Settings, projector_api
+from streams.settings import Settings, is_near, projector_api
 from tools.verify.compare import MISSING, Report
 from tools.verify.letters import Letters
 from tools.verify.log import Log, Record
@@ -113,7 +113,11 @@ def locate(settings: Settings, given: Path | None) -> tuple[Path | None, str]:
     said = ""
     if address is not None:
         try:
-            answer = httpx.post(f"{address.rstrip('/')}/v1/snapshot", timeout=SNAPSHOT_WITHIN_S)
+            answer = httpx.post(
+                f"{address.rstrip('/')}/v1/snapshot",
+                timeout=SNAPSHOT_WITHIN_S,
+                trust_env=not is_near(address),
+            )
             if answer.status_code != 200:
                 said = f"the projector at {address} made no snapshot: {answer.text[:200]}"
             else:

@@ -1,6 +1,6 @@
 """The meter's facts and marks, and the agents' metrics table, against the fold of the log."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from streams import topics
@@ -85,27 +85,14 @@ def read(log: Log, decode: Decoder, report: Report) -> Facts:
         return made
     made.partitions = len(ends)
     for partition, end in ends.items():
-        for record in log.read(TOPIC, partition, end):
+        for record, (kind, f) in _newest(log, decode, report, made, partition, end):
             where = f"{TOPIC}[{partition}]@{record.offset}"
-            if record.value is None:
-                made.facts.pop(record.key or b"", None)
-                continue
-            decoded = decode(record)
-            if isinstance(decoded, str):
-                report.remark(f"{where} is no fact and no mark ({decoded}); readers skip it")
-                made.unreadable.append((record, decoded))
-                continue
-            kind, f = decoded
             if not _ours(f):
                 report.remark(
                     f"facts of {f['source_topic']}, generation {f['generation']}, were not compared"
                 )
-                continue
-            if kind == "MeterMark":
+            elif kind == "MeterMark":
                 report.equal(MARKS, f"{where} key", mark_key(f), record.key)
-                known = made.marks.get((partition, f["source_partition"]))
-                if known is not None and f["up_to_offset"] < known["up_to_offset"]:
-                    report.differs(MARKS, where, f"after {known['up_to_offset']}", "went backwards")
                 made.marks[partition, f["source_partition"]] = f
                 made.kept_from_ms = max(made.kept_from_ms, f["kept_from_ms"] or 0)
             else:
@@ -115,6 +102,25 @@ def read(log: Log, decode: Decoder, report: Report) -> Facts:
                 made.facts[record.key or b""] = Fact(record, f)
     _read_rows(log, decode, report, made)
     return made
+
+
+def _newest(
+    log: Log, decode: Decoder, report: Report, made: Facts, partition: int, end: int
+) -> Iterator[tuple[Record, tuple[str, Fields]]]:
+    """The newest good record of every key that has not been deleted since."""
+    known: set[bytes | None] = set()
+    for record in reversed(list(log.read(TOPIC, partition, end))):
+        if record.key in known:
+            continue
+        decoded = "deleted" if record.value is None else decode(record)
+        if not isinstance(decoded, str):
+            yield record, decoded
+        elif record.value is not None:
+            where = f"{TOPIC}[{partition}]@{record.offset}"
+            report.remark(f"{where} is no fact and no mark ({decoded}); readers skip it")
+            made.unreadable.append((record, decoded))
+            continue
+        known.add(record.key)
 
 
 def _ours(f: Fields) -> bool:

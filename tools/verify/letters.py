@@ -147,7 +147,7 @@ def _compare_dead(log: Log, decode: Decoder, letters: Letters, report: Report) -
     if waiting:
         report.remark(f"{waiting} dead letters wait in the projector's outbox")
     if newer:
-        report.remark(f"{newer} dead letters are of records newer than this comparison")
+        report.remark(f"{newer} dead letters are of records that were not compared")
     if not letters.projected:
         report.remark(
             "dead letters that are missing were not looked for: no projection says how far it is"

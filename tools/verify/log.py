@@ -8,6 +8,7 @@ import httpx
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from streams.errors import LogDamaged, Unreachable
+from streams.settings import is_near
 
 COPIED: Final = "roster-append-ms"  # a copied record carries its original append time here
 NO_SUCH_ID: Final = (400, 404, 422)
@@ -161,7 +162,7 @@ class SchemaTexts:
 
     def __init__(self, url: str) -> None:
         self._url = url.rstrip("/")
-        self._http = httpx.Client(timeout=TIMEOUT_S)
+        self._http = httpx.Client(timeout=TIMEOUT_S, trust_env=not is_near(url))
         self._known: dict[int, str | None] = {}
 
     def __call__(self, schema_id: int) -> str | None:

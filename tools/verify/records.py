@@ -170,7 +170,40 @@ def _headed(tenant: Check = maybe(identifier)) -> tuple[tuple[str, Check], ...]:
     )
 
 
-FINITE_OR_NULL: Final = maybe(finite)
+DOUBLES: Final = (
+    "score",
+    "score_se",
+    "score_raw",
+    "latency_us",
+    "latency_low_us",
+    "latency_high_us",
+    "cost_picousd_per_request",
+    "cost_picousd_per_1k_tokens",
+    "reliability",
+    "quality",
+)
+TERM: Final = (
+    ("value", finite),
+    ("reference", maybe(finite)),
+    ("weight", int32),
+    ("contribution", finite),
+    ("standard_error", finite),
+)
+
+
+def ranking_entry(entry: Fields) -> str | None:
+    """An entry of a ranking; there are many of them."""
+    if entry["rank"] is not None and int32(entry["rank"]) is not None:
+        return "out_of_range"
+    if not all(entry[name] is None or math.isfinite(entry[name]) for name in DOUBLES):
+        return "not_finite"
+    for term in entry["terms"]:
+        reason = first_reason(TERM, term)
+        if reason is not None:
+            return reason
+    return None
+
+
 CHECKS: Final[Mapping[str, tuple[tuple[str, Check], ...]]] = {
     "LlmInvocation": (
         *_headed(identifier),
@@ -296,40 +329,7 @@ CHECKS: Final[Mapping[str, tuple[tuple[str, Check], ...]]] = {
         ("generation", int32),
         ("marks", each(within((("source_partition", partition),)))),
         ("inputs", each(within((("partition", partition),)))),
-        (
-            "entries",
-            each(
-                within(
-                    (
-                        ("rank", maybe(int32)),
-                        ("score", FINITE_OR_NULL),
-                        ("score_se", FINITE_OR_NULL),
-                        ("score_raw", FINITE_OR_NULL),
-                        ("latency_us", FINITE_OR_NULL),
-                        ("latency_low_us", FINITE_OR_NULL),
-                        ("latency_high_us", FINITE_OR_NULL),
-                        ("cost_picousd_per_request", FINITE_OR_NULL),
-                        ("cost_picousd_per_1k_tokens", FINITE_OR_NULL),
-                        ("reliability", FINITE_OR_NULL),
-                        ("quality", FINITE_OR_NULL),
-                        (
-                            "terms",
-                            each(
-                                within(
-                                    (
-                                        ("value", finite),
-                                        ("reference", FINITE_OR_NULL),
-                                        ("weight", int32),
-                                        ("contribution", finite),
-                                        ("standard_error", finite),
-                                    )
-                                )
-                            ),
-                        ),
-                    )
-                )
-            ),
-        ),
+        ("entries", each(ranking_entry)),
     ),
     "LateEvent": (
         *_headed(),
