@@ -125,7 +125,7 @@ def test_the_snippet_of_the_readme_finds_a_profile(system: System) -> None:
     assert int(version) >= 1 and int(offset) >= 0 and int(staleness) < 5_000
 
 
-@pytest.mark.parametrize("name", ["meter", "agents", "projector", "workload", "meter", "kafka"])
+@pytest.mark.parametrize("name", ["meter", "agents", "projector", "registry", "workload", "kafka"])
 def test_a_killed_process_is_started_again_and_work_goes_on(system: System, name: str) -> None:
     before = until(f"{name} runs", lambda: system.children().get(name))
     counted = applied(system)
