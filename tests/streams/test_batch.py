@@ -75,12 +75,14 @@ def agrees(catalogue: Catalogue, raws: Sequence[Raw]) -> InvocationBatch:
     outcomes = [decode(catalogue, m) for m in sent]
     events = [o for o in outcomes if isinstance(o, Recorded)]
     invocations = [o for o in events if isinstance(o.event, LlmInvocation)]
+    stamped = {(m.partition(), m.offset()): m.timestamp()[1] for m in sent}
     wanted = [
         {
             **o.event.model_dump(mode="json"),
             "partition": o.at.partition,
             "offset": o.at.offset,
             "append_ms": o.at.append_ms,
+            "stamped_ms": stamped[o.at.partition, o.at.offset],
         }
         for o in invocations
     ]
@@ -158,7 +160,7 @@ def test_values_at_the_edge_take_the_fast_way(
     monkeypatch.setattr(batch, "decode", fail)  # the slow way
     events = [one(**{"event_id": f"e-{i}", **changes}) for i in range(batch.FEW)]
     made = decode_invocations(catalogue, messages([raw(catalogue, e) for e in events]))
-    kept = made.table.drop_columns(["partition", "offset", "append_ms"]).to_pylist()
+    kept = made.table.drop_columns(list(batch.WHERE)).to_pylist()
     assert kept == [e.model_dump(mode="json") for e in events]
 
 
@@ -294,6 +296,7 @@ def test_the_append_time_of_a_copy_counts(catalogue: Catalogue) -> None:
         agrees(catalogue, [base, kept] * 4)
     made = agrees(catalogue, [base._replace(headers=((COPIED_HEADER, str(NOW).encode()),))] * 8)
     assert made.table.column("append_ms").to_pylist() == [NOW] * 8
+    assert made.table.column("stamped_ms").to_pylist() == [NOW + 10_000] * 8
 
 
 def test_types_are_those_that_sums_need() -> None:
@@ -301,5 +304,5 @@ def test_types_are_those_that_sums_need() -> None:
     for name in batch.BOUNDS:
         assert wire.field(name).type in (pa.int64(), pa.int32())
     assert set(batch.PATTERNS) | set(batch.LONG_TEXTS) | set(batch.BOUNDS) | {
-        *("outcome", "occurred_at_ms", "partition", "offset", "append_ms")
+        *("outcome", "occurred_at_ms", *batch.WHERE)
     } == set(wire.names), "a new field needs its check on the fast way, too"
