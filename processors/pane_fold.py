@@ -19,7 +19,6 @@ from processors.windows import (
     GRACE_MS,
     PANE_MS,
     is_closed,
-    pane_of,
     watermark_after,
 )
 from schemas.slm_metrics import MeterMark, PaneFact
@@ -436,6 +435,3 @@ def columns_of(rows: Sequence[dict[str, Any]]) -> Columns:
         latency_us=ints("latency_us"),
         reported={i: r["reported"] for i, r in enumerate(rows) if r["reported"] is not None},
     )
-
-
-__all__ = ["Columns", "Late", "PartitionFold", "Stretch", "columns_of", "pane_of"]
