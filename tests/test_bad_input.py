@@ -5,7 +5,6 @@ every number proven, and every process must be the one that was started.
 """
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -38,7 +37,7 @@ from schemas.avro import schema_text
 from schemas.dead_letter import KEEP_BYTES
 from schemas.values import MAX_INT, MAX_LONG
 from streams import kafka as clients
-from streams import settings, topics
+from streams import topics
 from streams.codec import decode, encode, frame
 from streams.registry import Catalogue, Registry
 from streams.topics import (
@@ -52,7 +51,7 @@ from streams.topics import (
     TOPICS,
     Topic,
 )
-from tests.support import bad
+from tests.support import bad, commands
 from tests.support.events import good
 from tools import stack
 from tools.supervisor import running
@@ -76,20 +75,8 @@ class System:
     expected: dict[Place, bad.Bad] = field(default_factory=dict)
     figures: dict[str, float] = field(default_factory=dict)
 
-    def environ(self) -> dict[str, str]:
-        kept = {k: v for k, v in os.environ.items() if not k.startswith("ROSTER_")}
-        cache = {"ROSTER_CACHE": str(settings.load().cache)}
-        return {**kept, **cache, "ROSTER_DATA": str(self.data)}
-
     def roster(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "tools", *words],
-            env=self.environ(),
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        return commands.roster(self.data, *words, timeout_s=120)
 
     def sql(self, query: str) -> list[list[Any]]:
         request = urllib.request.Request(
@@ -163,7 +150,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     stack.choose_ports(made.data, usual=None)
     command = [sys.executable, "-m", "tools", "up", "--no-workload", "--json"]
     with (made.data.parent / "up.out").open("wb") as out:
-        up = subprocess.Popen(command, env=made.environ(), stdout=out, stderr=out)
+        up = subprocess.Popen(command, env=commands.environ(made.data), stdout=out, stderr=out)
     try:
 
         def ready() -> bool:

@@ -23,7 +23,7 @@ import pytest
 
 from streams import kafka, settings
 from streams.topics import METRICS_TABLE, PROFILES_TABLE, changelog
-from tests.support import readme
+from tests.support import commands, readme
 from tools import stack
 from tools.supervisor import running
 
@@ -36,25 +36,15 @@ class System:
     data: Path
     up: subprocess.Popen[bytes] | None = None
 
-    def environ(self) -> dict[str, str]:
-        kept = {k: v for k, v in os.environ.items() if not k.startswith("ROSTER_")}
-        cache = {"ROSTER_CACHE": str(settings.load().cache)}
-        return {**kept, **cache, "ROSTER_DATA": str(self.data)}
-
     def roster(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "tools", *words],
-            env=self.environ(),
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
+        return commands.roster(self.data, *words, timeout_s=240)
 
     def start(self, *words: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "tools", *words]
         with (self.data.parent / f"{words[0]}.out").open("ab") as log:
-            return subprocess.Popen(command, env=self.environ(), stdout=log, stderr=log)
+            return subprocess.Popen(
+                command, env=commands.environ(self.data), stdout=log, stderr=log
+            )
 
     def children(self) -> dict[str, int]:
         found = running(self.data)
