@@ -207,10 +207,7 @@ class Agents:
             for ranking in self.rankings():
                 if place(ranking.role, SLM_METRICS.partitions) == partition:
                     scorer.published(ranking)
-            for policy in self.known.policies:
-                scorer.policy(policy)
-            for card in self.known.cards:
-                scorer.card(card)
+            scorer.statements(self.known.policies, self.known.cards)
             scorer.inputs(self.known.positions)
             part = self.metrics[partition] = MetricsPart(reading, scorer)
         return part
@@ -353,6 +350,8 @@ class Agents:
     def look(self) -> None:
         """Takes in what the followed topics have brought."""
         messages, positions = self.follower.take()
+        policies: list[Recorded[ScoringPolicyUpdated]] = []
+        cards: list[Recorded[RateCardUpdated]] = []
         for message in messages:
             match message.topic():
                 case MODEL_PROFILE_SCORED.name:
@@ -360,25 +359,21 @@ class Agents:
                 case MODEL_PROFILE_ACTIVE.name:
                     self.on_active(message)
                 case _:
-                    self.on_control(codec.decode(self.catalogue, message))
+                    match codec.decode(self.catalogue, message):
+                        case Recorded(event=ScoringPolicyUpdated()) as item:
+                            policies.append(cast(Recorded[ScoringPolicyUpdated], item))
+                        case Recorded(event=RateCardUpdated()) as item:
+                            cards.append(cast(Recorded[RateCardUpdated], item))
+                        case _:
+                            pass  # the projector files these topics and buries what is bad
+        self.known.policies.extend(policies)
+        self.known.cards.extend(cards)
         self.known.positions = _controls(positions)
+        if policies or cards:
+            for part in self.current():
+                self.publish(part.scorer.statements(policies, cards))
         for part in self.metrics.values():
             part.scorer.inputs(self.known.positions)
-
-    def on_control(self, item: codec.Undecodable | codec.Tombstone | Recorded[Event]) -> None:
-        """A policy or a card: also for the scorers that are at work."""
-        if not isinstance(item, Recorded):
-            return  # the projector files these topics and buries what is bad
-        if isinstance(item.event, ScoringPolicyUpdated):
-            policy = cast(Recorded[ScoringPolicyUpdated], item)
-            self.known.policies.append(policy)
-            for part in self.current():
-                self.publish(part.scorer.policy(policy))
-        elif isinstance(item.event, RateCardUpdated):
-            card = cast(Recorded[RateCardUpdated], item)
-            self.known.cards.append(card)
-            for part in self.current():
-                self.publish(part.scorer.card(card))
 
     def on_ranking(self, message: Message) -> None:
         """Keeps the newest ranking of each key and status; the first record of an id counts."""

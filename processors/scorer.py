@@ -215,16 +215,32 @@ class Scorer:
 
     def policy(self, recorded: Recorded[ScoringPolicyUpdated]) -> tuple[ModelProfileScored, ...]:
         """A policy; returns the correction of its key's newest final, if it changes it."""
-        key = self.policies.add(recorded.at.offset, recorded.event)
-        self.positions[recorded.at.topic, recorded.at.partition] = recorded.at.offset + 1
-        return tuple(self._corrections([key]))
+        return self.statements((recorded,), ())
 
     def card(self, recorded: Recorded[RateCardUpdated]) -> tuple[ModelProfileScored, ...]:
         """A card; returns corrections of the newest finals that it changes."""
-        self.cards.add(recorded.at.offset, recorded.event)
-        self.positions[recorded.at.topic, recorded.at.partition] = recorded.at.offset + 1
-        self.windows.forget_all()
-        return tuple(self._corrections(sorted(self.finals)))
+        return self.statements((), (recorded,))
+
+    def statements(
+        self,
+        policies: Iterable[Recorded[ScoringPolicyUpdated]],
+        cards: Iterable[Recorded[RateCardUpdated]],
+    ) -> tuple[ModelProfileScored, ...]:
+        """Policies and cards that were read together; returns one correction of each newest final
+        that they change: a hundred new prices are one look at the rankings, not a hundred."""
+        changed: set[Key] = set()
+        for policy in policies:
+            changed.add(self.policies.add(policy.at.offset, policy.event))
+            self.positions[policy.at.topic, policy.at.partition] = policy.at.offset + 1
+        repriced = False
+        for card in cards:
+            self.cards.add(card.at.offset, card.event)
+            self.positions[card.at.topic, card.at.partition] = card.at.offset + 1
+            repriced = True
+        if repriced:
+            self.windows.forget_all()
+            changed.update(self.finals)
+        return tuple(self._corrections(sorted(changed)))
 
     def fact(self, fact: PaneFact) -> None:
         """A committed fact."""

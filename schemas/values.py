@@ -22,6 +22,8 @@ MAX_LONG: Final = 2**63 - 1
 MAX_PICOUSD: Final = MAX_LONG
 MAX_TIME_MS: Final = 253_402_300_799_999  # end of the year 9999
 MAX_RECORD_BYTES: Final = 256 * 1024
+OWN_RECORD_BYTES: Final = 8 * 1024 * 1024
+"""Of facts and rankings: they grow with the number of models that have been used."""
 PAST_LIMIT_MS: Final = 35 * 86_400_000  # M5
 FUTURE_LIMIT_MS: Final = 5 * 60_000  # M5
 NIL_UUID: Final = "00000000-0000-0000-0000-000000000000"

@@ -36,6 +36,7 @@ from faust.tables.manager import TableManager
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Transport
 from faust.types import TP, ConsumerMessage
 
+from schemas.values import MAX_RECORD_BYTES, OWN_RECORD_BYTES
 from streams import kafka
 from streams.settings import Settings
 from streams.topics import AGENTS_APP
@@ -386,6 +387,7 @@ def build(
         producer_acks=-1,
         producer_linger=0.005,
         producer_max_batch_size=131_072,
+        producer_max_request_size=OWN_RECORD_BYTES + MAX_RECORD_BYTES,
         producer_request_timeout=30.0,
         producer_compression_type="lz4",
         stream_buffer_maxsize=64,  # batches, of up to POLL_RECORDS records each

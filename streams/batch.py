@@ -22,7 +22,6 @@ from schemas.values import (
     FUTURE_LIMIT_MS,
     IDENTIFIER_PATTERN,
     MAX_LATENCY_US,
-    MAX_RECORD_BYTES,
     MAX_TOKENS,
     NIL_UUID,
     PAST_LIMIT_MS,
@@ -106,7 +105,7 @@ def decode_invocations(catalogue: Catalogue, messages: Sequence[Message]) -> Inv
     broker = np.fromiter((m.timestamp()[1] for m in messages), np.int64, len(messages))
     stamps = np.fromiter((append_ms(m) for m in messages), np.int64, len(messages))
     ours = np.fromiter(
-        (v is not None and v[:5] == prefix and len(v) <= MAX_RECORD_BYTES for v in values),
+        (v is not None and v[:5] == prefix and len(v) <= LLM_INVOCATION.max_bytes for v in values),
         bool,
         len(messages),
     )

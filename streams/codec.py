@@ -19,7 +19,6 @@ from schemas.avro import encode as encode_datum
 from schemas.dead_letter import KEEP_BYTES
 from schemas.values import (
     FUTURE_LIMIT_MS,
-    MAX_RECORD_BYTES,
     PAST_LIMIT_MS,
     derived_id,
 )
@@ -144,8 +143,8 @@ def decode_value(
         return bad("null_key", "every record needs a key")
     if not value:
         return bad("empty_value", "a record without a value")
-    if len(value) > MAX_RECORD_BYTES:
-        return bad("too_large", f"{len(value)} bytes; allowed: {MAX_RECORD_BYTES}")
+    if len(value) > topic.max_bytes:
+        return bad("too_large", f"{len(value)} bytes; allowed: {topic.max_bytes}")
     if value[:1] != MAGIC:
         return bad("bad_magic", f"first byte is 0x{value[0]:02x}; allowed: 0x00")
     if len(value) < 5:

@@ -15,6 +15,7 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient
 
+from schemas.values import MAX_RECORD_BYTES, OWN_RECORD_BYTES
 from streams.errors import LogDamaged, Unreachable
 
 CONSUMER: Final[dict[str, Any]] = {
@@ -36,6 +37,7 @@ PRODUCER: Final[dict[str, Any]] = {
     "linger.ms": 2,
     "queue.buffering.max.messages": 500_000,
     "message.timeout.ms": 60_000,
+    "message.max.bytes": OWN_RECORD_BYTES + MAX_RECORD_BYTES,
 }
 QUIET: Final[dict[str, Any]] = {"log_level": 0, "log.connection.close": False}
 """Errors reach us as exceptions and reports; the library would print each failed connect."""

@@ -32,6 +32,7 @@ from schemas import (
     ScoringPolicyUpdated,
 )
 from schemas.avro import full_name
+from schemas.values import MAX_RECORD_BYTES, OWN_RECORD_BYTES
 from streams.errors import Unreachable
 
 HOT: Final = 8
@@ -48,6 +49,7 @@ class Topic:
     partitions: int = 1
     compacted: bool = False
     internal: bool = False  # made by Roster for itself: the projector does not file it
+    max_bytes: int = MAX_RECORD_BYTES  # of a record's value; more is refused as too large
 
     def subject(self, event: type[Event]) -> str:
         """Registry subject by Confluent's TopicRecordNameStrategy."""
@@ -65,6 +67,9 @@ class Topic:
             }
         else:
             kept = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
+        if self.max_bytes > MAX_RECORD_BYTES:
+            room = MAX_RECORD_BYTES  # for key, headers and frame
+            kept["max.message.bytes"] = str(self.max_bytes + room)
         return {**kept, "message.timestamp.type": "LogAppendTime"}
 
 
@@ -81,9 +86,16 @@ RATE_CARD_UPDATED: Final = Topic("rate.card.updated", (RateCardUpdated,))
 BUDGET_UPDATED: Final = Topic("budget.updated", (BudgetUpdated,))
 BUDGET_THRESHOLD_CROSSED: Final = Topic("budget.threshold.crossed", (BudgetThresholdCrossed,))
 SLM_METRICS: Final = Topic(
-    "slm.metrics", (PaneFact, MeterMark), KEYED, compacted=True, internal=True
+    "slm.metrics",
+    (PaneFact, MeterMark),
+    KEYED,
+    compacted=True,
+    internal=True,
+    max_bytes=OWN_RECORD_BYTES,
 )
-MODEL_PROFILE_SCORED: Final = Topic("model.profile.scored", (ModelProfileScored,), KEYED)
+MODEL_PROFILE_SCORED: Final = Topic(
+    "model.profile.scored", (ModelProfileScored,), KEYED, max_bytes=OWN_RECORD_BYTES
+)
 LATE_EVENTS: Final = Topic("late.events", (LateEvent,))
 DEAD_LETTERS: Final = Topic("dead.letters", (DeadLetter,))
 
@@ -137,8 +149,11 @@ def changelog(table: str) -> str:
 def changelogs() -> tuple[Topic, ...]:
     """Changelog topics of the agents' tables: compacted only, never deleted by time."""
     return tuple(
-        Topic(changelog(table), (), KEYED, compacted=True, internal=True)
-        for table in (PROFILES_TABLE, METRICS_TABLE)
+        Topic(changelog(table), (), KEYED, compacted=True, internal=True, max_bytes=largest)
+        for table, largest in (
+            (PROFILES_TABLE, MAX_RECORD_BYTES),
+            (METRICS_TABLE, OWN_RECORD_BYTES),
+        )
     )
 
 

@@ -24,7 +24,7 @@ from schemas import (
     Recorded,
 )
 from schemas.avro import full_name, parsed
-from schemas.values import MAX_RECORD_BYTES, canonical_mode, canonical_role
+from schemas.values import canonical_mode, canonical_role
 from streams import kafka
 from streams.codec import TIMED, checked, encode, time_verdict
 from streams.errors import BadConfiguration, BadEvent, Unreachable
@@ -228,9 +228,9 @@ def send(
     """
     framed = [(ready, encode(catalogue, topic, ready.event)) for ready in events]
     for ready, value in framed:
-        if len(value) > MAX_RECORD_BYTES:
+        if len(value) > topic.max_bytes:
             raise BadEvent(
-                f"line {ready.line}: {len(value)} bytes as Avro; allowed: {MAX_RECORD_BYTES}"
+                f"line {ready.line}: {len(value)} bytes as Avro; allowed: {topic.max_bytes}"
             )
     client = kafka.producer(bootstrap, message_timeout_ms=int(ACKNOWLEDGED_WITHIN_S * 1000))
     placed: dict[int, tuple[int, int]] = {}

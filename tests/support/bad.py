@@ -15,7 +15,7 @@ from pydantic import StringConstraints
 
 from schemas import ClockTick, Event, HeadedEvent, LlmInvocation
 from schemas.avro import parse, schema_text
-from schemas.values import FUTURE_LIMIT_MS, MAX_RECORD_BYTES, NIL_UUID, PAST_LIMIT_MS
+from schemas.values import FUTURE_LIMIT_MS, NIL_UUID, PAST_LIMIT_MS
 from streams.codec import TIMED, frame, invocation_key
 from streams.registry import Catalogue
 from streams.topics import Topic
@@ -89,7 +89,7 @@ def framing(catalogue: Catalogue, topic: Topic, one: Event, other_id: int) -> It
         "varint of 11 bytes", key, frame(schema_id, b"\x82" * 10 + b"\x00" + body), "decode_error"
     )
     yield Bad("trailing", key, right + b"\x00", "trailing_bytes")
-    yield Bad("too large", key, right + b"\x00" * MAX_RECORD_BYTES, "too_large")
+    yield Bad("too large", key, right + b"\x00" * topic.max_bytes, "too_large")
 
 
 def fields(event: type[Event], appended_ms: int) -> Iterator[tuple[str, dict[str, Any], str]]:

@@ -22,6 +22,8 @@ Fields = dict[str, Any]
 Check = Callable[[Any], str | None]
 
 MAX_BYTES: Final = 256 * 1024
+OWN_MAX_BYTES: Final = 8 * 1024 * 1024
+OWN: Final = frozenset({"slm.metrics", "model.profile.scored"})
 DAY_MS: Final = 86_400_000
 LONG: Final = 2**63 - 1
 NAMESPACE: Final = UUID("7a5a1c3e-6f0b-5d4e-9d0e-52074f7374e2")
@@ -426,7 +428,7 @@ class Decoder:
             return "null_key"
         if not value:
             return "empty_value"
-        if len(value) > MAX_BYTES:
+        if len(value) > (OWN_MAX_BYTES if record.topic in OWN else MAX_BYTES):
             return "too_large"
         if value[0] != 0:
             return "bad_magic"
