@@ -1,8 +1,8 @@
 """History: every record of the topics that are not charged, as rows, as it was said.
 
-Statements (a profile, mode, policy, card or budget is set) are filed whenever they can be read,
-because folds take them by offset; a repeated id is counted and said in `verdict`. Of everything
-else the first record of an id counts.
+Statements (a profile, mode, model, policy, card or budget is set) are filed whenever they can be
+read, because folds take them by offset; a repeated id is counted and said in `verdict`. Of
+everything else the first record of an id counts.
 """
 
 import base64
@@ -18,7 +18,7 @@ import pyarrow as pa
 import xxhash
 
 from projections import store
-from schemas import Event, HeadedEvent, ModelProfileScored, Recorded
+from schemas import Event, HeadedEvent, ModelProfileScored, ModelRegistered, Recorded
 from schemas.values import canonical_mode, canonical_role
 from streams import topics
 from streams.topics import Topic
@@ -76,6 +76,11 @@ def _mode_change(event: HeadedEvent) -> Row:
     return {**row, "to_mode": canonical_mode(row["to_mode"])}
 
 
+def _registration(event: HeadedEvent) -> Row:
+    assert isinstance(event, ModelRegistered)
+    return {**_fields(event), "roles": event.canonical_roles()}
+
+
 def _ranking(event: HeadedEvent) -> Row:
     row = _fields(event)
     del row["entries"]
@@ -103,6 +108,7 @@ FILES: Final[tuple[File, ...]] = (
     File(topics.MODEL_PROFILE_UPDATED, "profile_changes", _profile_change, statement=True),
     File(topics.MODEL_PROFILE_REJECTED, "profile_rejections", _fields, ours=True),
     File(topics.MODE_CHANGED, "mode_changes", _mode_change, statement=True),
+    File(topics.MODEL_REGISTERED, "model_registrations", _registration, statement=True),
     File(topics.SCORING_POLICY_UPDATED, "policies", _of_role, statement=True),
     File(topics.RATE_CARD_UPDATED, "rate_cards", _fields, statement=True),
     File(topics.BUDGET_UPDATED, "budget_updates", _fields, statement=True),

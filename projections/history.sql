@@ -106,6 +106,39 @@ CREATE TABLE IF NOT EXISTS mode_changes (
     reason     VARCHAR
 );
 
+CREATE TABLE IF NOT EXISTS model_registrations (
+    src_partition   INTEGER NOT NULL,
+    src_offset      BIGINT NOT NULL,
+    append_ms       BIGINT NOT NULL,
+    verdict         VARCHAR NOT NULL,  -- applied; duplicate, conflict: the id was there before
+    event_id        VARCHAR NOT NULL,
+    occurred_at_ms  BIGINT NOT NULL,
+    source          VARCHAR NOT NULL,
+    tenant          VARCHAR,
+    persona         VARCHAR,
+    mode            VARCHAR,           -- canonical; NULL: none was given
+    trace_id        VARCHAR,
+    budget_trace_id VARCHAR,
+    body_hash       UUID NOT NULL,     -- xxh3_128 of the record's value
+    provider            VARCHAR NOT NULL,
+    model               VARCHAR NOT NULL,
+    action              VARCHAR NOT NULL,
+    tier                VARCHAR,
+    quantization        VARCHAR,
+    licence             VARCHAR,
+    parameters_millions BIGINT,
+    context_tokens      BIGINT,
+    max_output_tokens   BIGINT,
+    roles               VARCHAR[] NOT NULL,  -- canonical
+    capabilities        VARCHAR[] NOT NULL,
+    allowed_personas    VARCHAR[] NOT NULL,  -- empty: all
+    revision            VARCHAR,
+    strengths           VARCHAR,
+    notes               VARCHAR,
+    actor               VARCHAR NOT NULL,
+    reason              VARCHAR
+);
+
 CREATE TABLE IF NOT EXISTS policies (
     src_partition   INTEGER NOT NULL,
     src_offset      BIGINT NOT NULL,
@@ -296,6 +329,14 @@ SELECT * FROM rankings WHERE status = 'FINAL'
 QUALIFY row_number() OVER (
     PARTITION BY role, deployment_mode ORDER BY as_of_ms DESC, revision DESC, src_offset
 ) = 1;
+
+-- The catalogue of models: the newest registration of each that was not taken back since.
+CREATE OR REPLACE VIEW registered_models AS
+FROM (
+    FROM model_registrations
+    QUALIFY row_number() OVER (PARTITION BY provider, model ORDER BY src_offset DESC) = 1
+)
+WHERE action = 'SET';
 
 -- What a person watching wants to hear of, whatever topic it came from.
 CREATE OR REPLACE VIEW notable AS

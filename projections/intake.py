@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from streams.errors import LogDamaged, Unreachable
-from streams.kafka import check, consumer, drain, partitions
+from streams.kafka import consumer, drain, partitions, sound
 from streams.topics import BUDGET_UPDATED, LLM_INVOCATION, RATE_CARD_UPDATED, TOPICS
 
 Place = tuple[str, int]
@@ -112,21 +112,10 @@ class Intake:
         return Fetched(records, statements, moved, seen)
 
     def _sound(self, messages: list[Message]) -> list[Message]:
-        """Records only. The client mends what it reports otherwise, or it is raised."""
-        good = []
-        for message in messages:
-            error = message.error()
-            if error is None:
-                good.append(message)
-                continue
-            if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
-                raise LogDamaged(f"{message.topic()}: the topic is gone; `roster topics --create`")
-            try:
-                check(message)
-            except KafkaException:
-                if error.fatal():
-                    raise Unreachable(f"the broker does not answer: {error.str()}") from None
-                self.note = error.str()
+        """Records only. What the client reports besides is noted until records come again."""
+        good, said = sound(messages)
+        if good or said:
+            self.note = said
         return good
 
     def _to_end(self) -> list[Message]:

@@ -25,7 +25,7 @@ from projections.intake import Intake, Place
 from projections.reader import Desk, Unavailable, serving
 from projections.store import Store
 from streams import settings as settings_
-from streams.errors import BadConfiguration, RosterError, Unreachable
+from streams.errors import BadConfiguration, RosterError, Stopped, Unreachable
 from streams.kafka import Outbound, producer
 from streams.registry import Catalogue, Registry
 from streams.settings import Settings
@@ -62,7 +62,7 @@ def run(
         Registry(registry_url) as registry,
     ):
         try:
-            catalogue = Catalogue(registry)
+            catalogue = Catalogue(registry, stopped=done.is_set)
             outbound = Outbound(producer(kafka))
             address = opened.enter_context(serving(desk, settings.data, settings.bind, api_port))
         except BaseException:
@@ -72,6 +72,8 @@ def run(
         while True:
             try:
                 shell.project(file, None if ready is None else (lambda: ready(address)))
+                return 0
+            except Stopped:
                 return 0
             except duckdb.Error as error:
                 if not _of_the_disk(error):

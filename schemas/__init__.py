@@ -8,6 +8,7 @@ model_fallback.py   model.fallback.used     model_profile.py   model.profile.*
 mode.py             mode.changed            scoring_policy.py  scoring.policy.updated
 rate_card.py        rate.card.updated       budget.py          budget.*
 slm_metrics.py      pane facts and marks    dead_letter.py     dead letters, late events
+model.py            model.registered
 """
 
 from typing import Final
@@ -18,6 +19,7 @@ from schemas.dead_letter import DeadLetter, LateEvent
 from schemas.envelope import Event, HeadedEvent, Position, Recorded
 from schemas.llm_invocation import LlmInvocation
 from schemas.mode import ModeChanged
+from schemas.model import ModelRegistered
 from schemas.model_fallback import ModelFallbackUsed
 from schemas.model_profile import (
     ModelProfileActive,
@@ -38,6 +40,7 @@ EVENTS: Final[tuple[type[Event], ...]] = (
     ModelProfileActive,
     ModelProfileScored,
     ModeChanged,
+    ModelRegistered,
     ScoringPolicyUpdated,
     RateCardUpdated,
     BudgetUpdated,
@@ -66,6 +69,7 @@ __all__ = [
     "ModelProfileRejected",
     "ModelProfileScored",
     "ModelProfileUpdated",
+    "ModelRegistered",
     "PaneFact",
     "Position",
     "RateCardUpdated",

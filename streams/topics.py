@@ -27,6 +27,7 @@ from schemas import (
     ModelProfileRejected,
     ModelProfileScored,
     ModelProfileUpdated,
+    ModelRegistered,
     PaneFact,
     RateCardUpdated,
     ScoringPolicyUpdated,
@@ -81,6 +82,7 @@ MODEL_PROFILE_ACTIVE: Final = Topic(
     "model.profile.active", (ModelProfileActive,), KEYED, compacted=True, internal=True
 )
 MODE_CHANGED: Final = Topic("mode.changed", (ModeChanged,))
+MODEL_REGISTERED: Final = Topic("model.registered", (ModelRegistered,))
 SCORING_POLICY_UPDATED: Final = Topic("scoring.policy.updated", (ScoringPolicyUpdated,))
 RATE_CARD_UPDATED: Final = Topic("rate.card.updated", (RateCardUpdated,))
 BUDGET_UPDATED: Final = Topic("budget.updated", (BudgetUpdated,))
@@ -106,6 +108,7 @@ TOPICS: Final[tuple[Topic, ...]] = (
     MODEL_PROFILE_REJECTED,
     MODEL_PROFILE_ACTIVE,
     MODE_CHANGED,
+    MODEL_REGISTERED,
     SCORING_POLICY_UPDATED,
     RATE_CARD_UPDATED,
     BUDGET_UPDATED,
@@ -116,7 +119,6 @@ TOPICS: Final[tuple[Topic, ...]] = (
     DEAD_LETTERS,
     # Declared by the design, not yet written by anyone.
     Topic("assignment.updated"),
-    Topic("model.registered"),
     Topic("role.registered"),
     Topic("flag.updated"),
     Topic("suite.telemetry.llm.escalation.raw", partitions=KEYED),

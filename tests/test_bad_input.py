@@ -28,6 +28,7 @@ from schemas import (
     ModeChanged,
     ModelFallbackUsed,
     ModelProfileUpdated,
+    ModelRegistered,
     PaneFact,
     RateCardUpdated,
     Recorded,
@@ -40,6 +41,7 @@ from streams import kafka as clients
 from streams import topics
 from streams.codec import decode, encode, frame
 from streams.registry import Catalogue, Registry
+from streams.status import read_all
 from streams.topics import (
     BUDGET_UPDATED,
     DEAD_LETTERS,
@@ -179,11 +181,10 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 def works(system: System) -> bool:
     """Whether the agents say that they have caught up."""
-    try:
-        state = json.loads((system.data / "status" / "agents.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return state.get("note") in {"ready", "standing by"}
+    return any(
+        name.startswith("agents") and report["note"] in {"ready", "standing by"}
+        for name, report in read_all(system.data).items()
+    )
 
 
 def now_ms() -> int:
@@ -299,6 +300,7 @@ NEXT: Final[dict[str, Callable[[System], Applied]]] = {
     "model.profile.rejected": refusal,
     "model.profile.active": profile,
     "mode.changed": filed(ModeChanged, "mode_changes"),
+    "model.registered": filed(ModelRegistered, "model_registrations"),
     "scoring.policy.updated": filed(ScoringPolicyUpdated, "policies", role="nobody"),
     "rate.card.updated": filed(RateCardUpdated, "rate_cards"),
     "budget.updated": filed(BudgetUpdated, "budget_updates", tenant="nobody"),

@@ -1,5 +1,5 @@
-"""What a fresh log begins with: policies for every role and mode, the recorded prices, profiles
-of the sample's roles, the deployment's mode, budgets of the sample's tenants.
+"""What a fresh log begins with: policies for every role and mode, the sample's models and their
+recorded prices, profiles of its roles, the deployment's mode, budgets of the sample's tenants.
 
 All of it are ordinary events with ids that follow from what they say something about: publishing
 again adds only what is missing, and whatever a person has set since stays.
@@ -16,11 +16,13 @@ from schemas import (
     HeadedEvent,
     ModeChanged,
     ModelProfileUpdated,
+    ModelRegistered,
     RateCardUpdated,
     ScoringPolicyUpdated,
 )
 from schemas.budget import BudgetPeriod, CapAction
 from schemas.envelope import Recorded
+from schemas.model import RegistrationAction
 from schemas.model_profile import ProfileAction
 from schemas.rate_card import PriceUnit
 from schemas.scoring_policy import CostUnit
@@ -33,6 +35,7 @@ from streams.topics import (
     BUDGET_UPDATED,
     MODE_CHANGED,
     MODEL_PROFILE_UPDATED,
+    MODEL_REGISTERED,
     RATE_CARD_UPDATED,
     SCORING_POLICY_UPDATED,
     Topic,
@@ -145,6 +148,7 @@ def events(deployment: str) -> Iterator[tuple[Topic, HeadedEvent]]:
     """All default events with their topics, in the order in which they are to be published."""
     yield from ((SCORING_POLICY_UPDATED, policy(role, mode)) for role in ROLES for mode in MODES)
     for provider, model in sorted(PRICE_KEYS):
+        yield MODEL_REGISTERED, registration(provider, model)
         yield from ((RATE_CARD_UPDATED, card) for card in cards(provider, model))
     yield from (
         (MODEL_PROFILE_UPDATED, profile(role, mode)) for role in PRODUCTION_CHAINS for mode in MODES
@@ -172,6 +176,27 @@ def policy(role: str, mode: str) -> ScoringPolicyUpdated:
         reference_latency_us=LATENCY_US.get(role, USUAL_LATENCY_US),
         min_reliability=MIN_RELIABILITY.get(mode, 0),
         actor=SOURCE,
+    )
+
+
+def registration(provider: str, model: str) -> ModelRegistered:
+    """A model of the sample in the catalogue: the roles that call it, and what the price list says
+    of it. The list's size classes are no models, and nothing else that is here tells its facts."""
+    key = PRICE_KEYS[provider, model]
+    stated = {} if key is None else sample.prices()[key][-1]
+    known = stated if stated.get("mode") == "chat" else {}
+    return ModelRegistered(
+        event_id=derived_id(SOURCE, "model.registered", provider, model),
+        occurred_at_ms=SINCE_MS,
+        source=SOURCE,
+        provider=provider,
+        model=model,
+        action=RegistrationAction.SET,
+        context_tokens=int(known.get("max_input_tokens") or 0) or None,
+        max_output_tokens=int(known.get("max_output_tokens") or 0) or None,
+        roles=tuple(PRODUCTION_CHAINS),  # of each, some requests go to any model of the sample
+        actor=SOURCE,
+        reason="shipped default",
     )
 
 
@@ -278,7 +303,7 @@ def control_key(event: HeadedEvent) -> bytes:
     match event:
         case ScoringPolicyUpdated():
             key = f"{event.role}/{event.deployment_mode}"
-        case RateCardUpdated():
+        case RateCardUpdated() | ModelRegistered():
             key = f"{event.provider}/{event.model}"
         case ModelProfileUpdated():
             key = event.profile_key()

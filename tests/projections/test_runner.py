@@ -11,6 +11,7 @@ import time
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -29,11 +30,13 @@ from schemas import (
     ModeChanged,
     ModelFallbackUsed,
     ModelProfileUpdated,
+    ModelRegistered,
     RateCardUpdated,
     Recorded,
     ScoringPolicyUpdated,
 )
 from schemas.budget import CapAction
+from schemas.model import RegistrationAction
 from schemas.model_profile import ProfileAction
 from schemas.rate_card import PriceUnit
 from schemas.scoring_policy import CostUnit
@@ -42,6 +45,7 @@ from streams import topics
 from streams.codec import Undecodable, decode, encode, frame
 from streams.errors import LogDamaged
 from streams.kafka import producer, read_to_end
+from tests.support.gate import gate
 
 pytestmark = pytest.mark.kafka
 UNITS = (PriceUnit.INPUT_TOKEN, PriceUnit.CACHED_TOKEN, PriceUnit.OUTPUT_TOKEN)
@@ -102,6 +106,21 @@ def budget(tenant: str, cap: int) -> BudgetUpdated:
         period="MONTH",  # type: ignore[arg-type]  # as it comes from a file
         at_cap=CapAction.DENY,
         actor="someone",
+    )
+
+
+def registration(model: str, **fields: Any) -> ModelRegistered:
+    return ModelRegistered(
+        **{
+            "event_id": unique("registration"),
+            "occurred_at_ms": now_ms(),
+            "source": "test",
+            "provider": "p",
+            "model": model,
+            "action": RegistrationAction.SET,
+            "actor": "a",
+            **fields,
+        }
     )
 
 
@@ -212,6 +231,7 @@ TABLES = (
     "profile_changes",
     "profile_rejections",
     "mode_changes",
+    "model_registrations",
     "policies",
     "rate_cards",
     "budget_updates",
@@ -465,6 +485,7 @@ def test_a_repeated_id_is_counted_on_every_topic_and_a_conflict_is_a_dead_letter
         (topics.MODEL_FALLBACK_USED, "fallbacks", fallback, {"attempt": 3}, 1),
         (topics.MODEL_PROFILE_UPDATED, "profile_changes", change, {"actor": "b"}, 3),
         (topics.MODE_CHANGED, "mode_changes", mode, {"actor": "b"}, 3),
+        (topics.MODEL_REGISTERED, "model_registrations", registration("m"), {"actor": "b"}, 3),
         (topics.RATE_CARD_UPDATED, "rate_cards", card("m", UNITS[0], 5), {"version": 2}, 3),
         (topics.BUDGET_UPDATED, "budget_updates", budget("nobody", 5), {"actor": "b"}, 3),
     ]
@@ -489,6 +510,33 @@ def test_a_repeated_id_is_counted_on_every_topic_and_a_conflict_is_a_dead_letter
     assert projector.sql(f"SELECT chain FROM fallbacks WHERE event_id = '{fallback.event_id}'") == [
         [["a", "b"]]
     ]
+
+
+def test_of_each_model_the_newest_registration_counts_until_it_is_taken_back(
+    log: Any, projector: Any
+) -> None:
+    kept, gone, back = (unique(name) for name in ("kept", "gone", "back"))
+    for event in (
+        registration(kept, tier="small", roles=("chat", "dialogue", "odd"), context_tokens=5),
+        registration(kept, tier="large", roles=("ASR", "odd"), allowed_personas=("ann",)),
+        registration(gone, licence="MIT"),
+        registration(gone, action=RegistrationAction.DELETE),
+        registration(back),
+        registration(back, action=RegistrationAction.DELETE),
+        registration(back, notes="again"),
+    ):
+        log.send(topics.MODEL_REGISTERED, event, f"p/{event.model}".encode())
+    log.flush()
+    projector.caught_up(log)
+    assert projector.sql(
+        "SELECT model, tier, context_tokens, roles, allowed_personas, licence, notes"
+        f" FROM registered_models WHERE model IN ('{kept}', '{gone}', '{back}') ORDER BY src_offset"
+    ) == [
+        [kept, "large", None, ["speech_recognition", "odd"], ["ann"], None, None],
+        [back, None, None, [], [], None, "again"],
+    ]
+    first = f"SELECT roles FROM model_registrations WHERE model = '{kept}' ORDER BY src_offset"
+    assert projector.sql(first)[0] == [["dialogue", "odd"]]
 
 
 def test_a_card_that_comes_after_an_invocation_does_not_price_it(log: Any, projector: Any) -> None:
@@ -692,3 +740,29 @@ def test_a_second_projector_is_told_who_is_there(log: Any, projector: Any, spawn
         spawn(projector.data)
     (line,) = str(ended.value).splitlines()
     assert f"in use by process {os.getpid()}" in line
+
+
+def test_it_can_be_stopped_while_it_waits_for_a_registry_that_is_down(
+    log: Any, tmp_path: Path
+) -> None:
+    stop, ready = threading.Event(), threading.Event()
+    ended: list[int] = []
+    with gate(log.registry) as door:
+        settings = replace(log.settings(tmp_path), registry=door.url)
+
+        def work() -> None:
+            ended.append(runner.run(settings, ready=lambda _: ready.set(), stop=stop))
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        assert ready.wait(60)
+        door.closed.set()
+        log.raw("llm.invocation", b"t/e", frame(2**30 + uuid.uuid4().int % 2**20, b""))
+        log.flush()
+        until = time.monotonic() + 60
+        while not any("/schemas/ids/" in path for path in door.refused):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        stop.set()
+        thread.join(5)
+        assert ended == [0]

@@ -20,6 +20,7 @@ from pydantic_core import PydanticUndefined
 from schemas import EVENTS, DeadLetter, Event, HeadedEvent, LlmInvocation, ModelProfileUpdated
 from schemas.avro import TrailingBytes, decode, encode, full_name, parse, parsed, schema_text, stem
 from schemas.budget import BudgetPeriod, CapAction
+from schemas.model import RegistrationAction
 from schemas.model_profile import ProfileAction, RankingStatus, RejectionKind
 from schemas.rate_card import PriceUnit
 from schemas.scoring_policy import CostUnit
@@ -33,7 +34,7 @@ AVSC: Final = sorted(
 )
 ENUMS: Final = (
     *(Outcome, BudgetPeriod, CapAction, ProfileAction, RejectionKind, RankingStatus),
-    *(PriceUnit, CostUnit),
+    *(PriceUnit, CostUnit, RegistrationAction),
 )
 LARGEST_ARRAY_OF_FLOATS: Final = 16  # reliability.md, 3: more belongs into no event
 HOT: Final = ("llm_invocation", "clock_tick", "model_fallback_used", "pane_fact", "meter_mark")

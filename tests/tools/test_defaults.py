@@ -7,7 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from schemas import HeadedEvent, ModelProfileUpdated, RateCardUpdated, ScoringPolicyUpdated
+from schemas import (
+    HeadedEvent,
+    ModelProfileUpdated,
+    ModelRegistered,
+    RateCardUpdated,
+    ScoringPolicyUpdated,
+)
 from schemas.envelope import Recorded
 from schemas.model_profile import ProfileFields
 from schemas.rate_card import PriceUnit
@@ -18,6 +24,7 @@ from streams.kafka import admin, read_to_end
 from streams.registry import Registry, register_all
 from streams.settings import Settings, load
 from tools import defaults, sample
+from tools.sample import traffic
 
 DAY_MS = 86_400_000
 
@@ -49,6 +56,42 @@ def test_price_keys_name_every_recorded_pair_and_only_prices_that_are_there() ->
     assert set(defaults.PRICE_KEYS) == set(sample.calls().pairs)
     for key in defaults.PRICE_KEYS.values():
         assert key is None or key in sample.prices()
+
+
+def test_every_model_of_the_sample_is_registered_once_with_what_is_recorded_of_it() -> None:
+    found = [e for _, e in defaults.events("main") if isinstance(e, ModelRegistered)]
+    by_model = {(e.provider, e.model): e for e in found}
+    assert len(found) == len(by_model)
+    assert set(by_model) == set(sample.calls().pairs)
+    # The newest line of the price list, where that is one of a model.
+    assert {
+        who: (e.context_tokens, e.max_output_tokens)
+        for who, e in by_model.items()
+        if e.context_tokens or e.max_output_tokens
+    } == {
+        **{("anyscale", f"llama-2-{size}-chat"): (4096, None) for size in ("7b", "13b", "70b")},
+        **{("bedrock", f"llama-2-{size}-chat"): (4096, None) for size in ("13b", "70b")},
+        **{("replicate", f"llama-2-{size}-chat"): (4096, 4096) for size in ("7b", "13b", "70b")},
+        ("groq", "llama-2-70b-chat"): (4096, 4096),
+        ("perplexity", "llama-2-70b-chat"): (4096, 4096),
+    }
+    said = set(ModelRegistered.model_fields) - {"context_tokens", "max_output_tokens"}
+    facts = said - set(HeadedEvent.model_fields) - {"provider", "model", "action"}
+    for event in found:
+        told = {name for name in facts if getattr(event, name)}
+        assert told == {"roles", "actor", "reason"}, "nothing here knows more"
+
+
+def test_a_model_is_registered_for_the_roles_whose_requests_it_gets() -> None:
+    now = 1_760_000_000_000
+    served: dict[tuple[str, str], set[str]] = {}
+    for batch in traffic.events(7, now, now - 6 * 3_600_000, now):
+        columns = (batch.invocations[name].to_pylist() for name in ("provider", "model", "role"))
+        for provider, model, role in zip(*columns, strict=True):
+            served.setdefault((provider, model), set()).add(role)
+    for who, roles in served.items():
+        assert roles == set(defaults.registration(*who).roles), who
+    assert set(served) == set(defaults.PRICE_KEYS)
 
 
 def test_a_model_without_a_published_price_has_no_card_and_every_other_one_is_priced_now() -> None:

@@ -20,6 +20,7 @@ from streams.topics import (
     LLM_INVOCATION,
     MODE_CHANGED,
     MODEL_PROFILE_UPDATED,
+    MODEL_REGISTERED,
     RATE_CARD_UPDATED,
     SCORING_POLICY_UPDATED,
 )
@@ -145,9 +146,11 @@ def test_each_topic_has_its_key() -> None:
         "actor": "ann",
     }
     mode = {"deployment": "main", "to_mode": "TEST", "actor": "ann"}
+    model = {"provider": "p", "model": "m", "action": "SET", "actor": "ann"}
     assert key(LLM_INVOCATION, INVOCATION) == b"acme/e1"
     assert key(SCORING_POLICY_UPDATED, policy) == b"code/TEST"
     assert key(RATE_CARD_UPDATED, card) == b"p/m"
+    assert key(MODEL_REGISTERED, model) == b"p/m"
     assert key(BUDGET_UPDATED, budget) == b"acme/daily"
     assert key(MODE_CHANGED, mode) == b"main"
 

@@ -4,13 +4,14 @@ that `roster --help` is quick.
 processes.py  up, down, status, init, agents, meter, projector, workload
 log.py        publish, topics, schemas, dead-letters, verify
 profiles.py   profiles list, get, set, delete, history
-control.py    models, cards, policies, budgets, mode
+models.py     models list, show, set, delete
+control.py    cards, policies, budgets, mode
 answers.py    rankings, sql
 """
 
 import typer
 
-from tools.cli import answers, control, log, processes, profiles
+from tools.cli import answers, control, log, models, processes, profiles
 
 EPILOG = (
     "Exit status: 0 done; 1 differences, something not found, or a check that failed; 2 a mistake"
@@ -21,5 +22,5 @@ EPILOG = (
 
 def add(app: typer.Typer) -> None:
     """Registers all commands."""
-    for module in (processes, log, profiles, control, answers):
+    for module in (processes, log, profiles, models, control, answers):
         module.add(app)

@@ -1,19 +1,17 @@
-"""roster models, cards, policies, budgets, mode"""
+"""roster cards, policies, budgets, mode"""
 
-from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
 
-from tools.cli.output import Json, not_found, say_json, show, show_one
+from tools.cli.output import Json, not_found, say_json, show
+from tools.cli.statement import Actor, Reason, publish_one
 
-models = typer.Typer(no_args_is_help=True, help="Models that have a price or were used.")
 cards = typer.Typer(no_args_is_help=True, help="Rate cards: what a unit of a model costs.")
 policies = typer.Typer(no_args_is_help=True, help="Scoring policies of roles and modes.")
 budgets = typer.Typer(no_args_is_help=True, help="What a tenant may spend.")
 mode = typer.Typer(no_args_is_help=True, help="The mode a deployment is in.")
 
-Actor = Annotated[str | None, typer.Option(help="who decides; default: your account's name")]
 Deployment = Annotated[
     str | None, typer.Option(help="default: ROSTER_DEPLOYMENT, that is main if unset")
 ]
@@ -21,46 +19,10 @@ Deployment = Annotated[
 
 def add(root: typer.Typer) -> None:
     """Registers the commands."""
-    root.add_typer(models, name="models")
     root.add_typer(cards, name="cards")
     root.add_typer(policies, name="policies")
     root.add_typer(budgets, name="budgets")
     root.add_typer(mode, name="mode")
-
-
-@models.command("list")
-def models_list(as_json: Json = False) -> None:
-    """Models with today's prices (USD per million tokens) and the roles they are ranked in."""
-    from schemas import RateCardUpdated
-    from schemas.pricing import PRICE_UNITS, Card, card_of, choose
-    from streams import settings
-    from streams.topics import RATE_CARD_UPDATED
-    from tools.log_reader import events, newest_rankings
-    from tools.publish import now_ms
-    from tools.session import cluster
-    from tools.units import usd
-
-    with cluster(settings.load()) as session:
-        recorded = events(session.settings, RATE_CARD_UPDATED, RateCardUpdated)
-        rankings = newest_rankings(session.settings)
-    prices: dict[tuple[str, str, str], list[Card]] = {}
-    for r in recorded:
-        key = (r.event.provider, r.event.model, r.event.unit.value)
-        prices.setdefault(key, []).append(card_of(r.event, r.at))
-    roles: dict[tuple[str, str], set[str]] = {}
-    for ranking in rankings:
-        for entry in ranking.entries:
-            roles.setdefault((entry.provider, entry.model), set()).add(ranking.role)
-    now = now_ms()
-    rows = []
-    for provider, model in sorted({key[:2] for key in prices} | roles.keys()):
-        row: dict[str, Any] = {"provider": provider, "model": model}
-        for unit in PRICE_UNITS:
-            card = choose(prices.get((provider, model, unit.value), ()), now)
-            price = None if card is None else usd(card.price_picousd)
-            row[unit.value.lower().removesuffix("_token")] = price
-        rows.append({**row, "roles": sorted(roles.get((provider, model), ()))})
-    show(rows, as_json, empty="no model has a price or was used yet")
 
 
 @cards.command("list")
@@ -133,7 +95,7 @@ def cards_set(
             "origin": origin,
         }
 
-    _publish(RATE_CARD_UPDATED, RateCardUpdated, fields, as_json)
+    publish_one(RATE_CARD_UPDATED, RateCardUpdated, fields, as_json)
 
 
 @policies.command("list")
@@ -213,7 +175,7 @@ def policies_set(
             "actor": actor or account(),
         }
 
-    _publish(SCORING_POLICY_UPDATED, ScoringPolicyUpdated, fields, as_json)
+    publish_one(SCORING_POLICY_UPDATED, ScoringPolicyUpdated, fields, as_json)
 
 
 @budgets.command("list")
@@ -270,7 +232,7 @@ def budgets_set(
         "at_cap": at_cap,
         "actor": actor or account(),
     }
-    _publish(BUDGET_UPDATED, BudgetUpdated, lambda _: given, as_json)
+    publish_one(BUDGET_UPDATED, BudgetUpdated, lambda _: given, as_json)
 
 
 @mode.command("get")
@@ -302,7 +264,7 @@ def mode_set(
     to: Annotated[str, typer.Argument(help="LOCAL, DEVELOPMENT, TEST, TRAINING or PRODUCTION")],
     deployment: Deployment = None,
     actor: Actor = None,
-    reason: Annotated[str | None, typer.Option(help="why")] = None,
+    reason: Reason = None,
     as_json: Json = False,
 ) -> None:
     """Switch the deployment to another mode."""
@@ -323,29 +285,7 @@ def mode_set(
         "actor": actor or account(),
         "reason": reason,
     }
-    _publish(MODE_CHANGED, ModeChanged, lambda _: given, as_json)
-
-
-def _publish(topic: Any, kind: Any, fields: Any, as_json: bool) -> None:
-    """Publishes one event. fields: what it says, given all events of the topic so far."""
-    from streams import settings
-    from streams.registry import Catalogue, Registry
-    from tools import publish
-    from tools.log_reader import events
-    from tools.session import cluster
-
-    with cluster(settings.load()) as session:
-        given: Mapping[str, object] = fields(events(session.settings, topic, kind))
-        event = publish.checked_event(topic, given, publish.now_ms())
-        ready = publish.Ready(1, event, publish.record_key(event))
-        with Registry(session.settings.need_registry()) as registry:
-            catalogue = Catalogue(registry, [topic])
-            kafka = session.settings.need_kafka()
-            partition, offset = publish.send(kafka, catalogue, topic, [ready])[0]
-    if as_json:
-        show_one({**event.model_dump(mode="json"), "partition": partition, "offset": offset}, True)
-    else:
-        print(f"published to {topic.name}[{partition}] offset {offset}, event {event.event_id}")
+    publish_one(MODE_CHANGED, ModeChanged, lambda _: given, as_json)
 
 
 def _assignments(pairs: list[str]) -> dict[str, object]:

@@ -79,6 +79,7 @@ COLUMNS: Final = (
 STATEMENTS: Final = {
     "model.profile.updated": "profile_changes",
     "mode.changed": "mode_changes",
+    "model.registered": "model_registrations",
     "scoring.policy.updated": "policies",
     "rate.card.updated": "rate_cards",
     "budget.updated": "budget_updates",

@@ -130,6 +130,10 @@ def test_mistakes_are_one_line_and_exit_status_2(
         (("cards", "set", "p", "m", "INPUT_TOKEN", "1", "--valid-from", "soon"), "ISO 8601"),
         (("policies", "set", "code", "TEST", "weight_cost=1"), "weights must sum to 10,000"),
         (("policies", "set", "code", "TEST", "wait_cost=1"), "did you mean weight_cost"),
+        (("models", "set", "p", "m", "--context-tokens", "0"), "context_tokens='0'"),
+        (("models", "set", "p", "m", "--parameters-millions", "7b"), "valid integer"),
+        (("models", "set", "p/../q", "m"), "provider='p/../q'"),
+        (("models", "set", "p", "m", "--persona", "a b"), "allowed_personas.0='a b'"),
         (("budgets", "set", "a", "b", "--cap-usd", "0"), "cap_picousd=0"),
         (("budgets", "set", "a", "b", "--cap-usd", "1", "--period", "WEEK"), "period='WEEK'"),
         (("profiles", "set", "system", "code", "TEST", "--model", "m"), "model='m'"),
@@ -163,7 +167,63 @@ def test_a_card_is_set_with_the_next_version(roster: Roster) -> None:
         (2, 550_000_000_000),
     ]
     (row,) = [r for r in json.loads(roster("models", "list", "--json")[1]) if r["model"] == model]
-    assert (row["input"], row["output"]) == ("$0.55", None)
+    assert (row["input"], row["output"], row["registered"]) == ("$0.55", None, False)
+
+
+def test_a_model_keeps_what_is_not_changed_until_it_is_taken_out(roster: Roster) -> None:
+    who = ("p", f"m{uuid4().hex}")
+
+    def shown() -> dict[str, Any]:
+        row: dict[str, Any] = json.loads(roster("models", "show", *who, "--json")[1])
+        listed = json.loads(roster("models", "list", "--json")[1])
+        assert row in listed
+        return row
+
+    code, out, error = roster("models", "show", *who)
+    assert (code, out) == (1, "")
+    assert f"{who[0]}/{who[1]} is not registered" in error
+    first = ("--context-tokens", "4096", "--tier", "small", "--role", "chat", "--role", "dialogue")
+    more = ("--role", "odd", "--persona", "dev", "--reason", "trial", "--actor", "ann")
+    code, out, error = roster("models", "set", *who, *first, *more)
+    assert code == 0, error
+    assert out.startswith("published to model.registered[0] offset ")
+    row = shown()
+    assert (row["context_tokens"], row["tier"], row["roles"]) == (
+        4096,
+        "small",
+        ["dialogue", "odd"],
+    )
+    assert (row["registered"], row["actor"], row["reason"]) == (True, "ann", "trial")
+    second = ("--tier", "large", "--licence", "MIT", "--persona", "", "--capability", "tools")
+    assert roster("models", "set", *who, *second)[0] == 0
+    row = shown()
+    assert (row["context_tokens"], row["tier"], row["licence"]) == (4096, "large", "MIT")
+    assert (row["roles"], row["allowed_personas"]) == (["dialogue", "odd"], [])
+    assert (row["capabilities"], row["reason"]) == (["tools"], None)
+    assert roster("models", "set", *who, "--context-tokens", "")[0] == 0
+    assert shown()["context_tokens"] is None
+    code, out, _ = roster("models", "list")
+    assert code == 0
+    (line,) = [line for line in out.splitlines() if who[1] in line]
+    assert line.split()[:4] == ["p", who[1], "large", "-"] and line.endswith("yes")
+
+    assert roster("models", "delete", *who, "--reason", "gone")[0] == 0
+    assert roster("models", "show", *who)[0] == 1
+    code, out, error = roster("models", "delete", *who)
+    assert (code, out, error) == (1, "", f"roster: {who[0]}/{who[1]} is not registered\n")
+    assert roster("models", "set", *who, "--notes", "new")[0] == 0
+    assert (shown()["notes"], shown()["licence"]) == ("new", None)
+
+
+def test_the_models_of_the_sample_are_registered(roster: Roster) -> None:
+    rows = {
+        (row["provider"], row["model"]): row
+        for row in json.loads(roster("models", "list", "--json")[1])
+    }
+    groq = rows["groq", "llama-2-70b-chat"]
+    assert (groq["registered"], groq["context_tokens"], groq["output"]) == (True, 4096, "$0.80")
+    lepton = rows["lepton", "llama-2-7b-chat"]
+    assert (lepton["registered"], lepton["input"], lepton["output"]) == (True, None, None)
 
 
 def test_a_policy_keeps_what_is_not_changed(roster: Roster) -> None:

@@ -35,6 +35,7 @@ from schemas import (
     ModelProfileRejected,
     ModelProfileScored,
     ModelProfileUpdated,
+    ModelRegistered,
     PaneFact,
     Position,
     RateCardUpdated,
@@ -140,6 +141,9 @@ def publish_statements(world: World) -> None:
         world.publish(topics.RATE_CARD_UPDATED, card, "p/m")
     again = card.model_copy(update={"price_picousd_per_million": 1})
     world.publish(topics.RATE_CARD_UPDATED, again, "p/m")  # a conflict: filed, and a dead letter
+    model = events.good(ModelRegistered, **at)
+    for one in (model, model, model.model_copy(update={"tier": "large"})):
+        world.publish(topics.MODEL_REGISTERED, one, "p/m")
     budget = events.good(BudgetUpdated, **at, cap_picousd=5_000, thresholds=[50, 100])
     world.publish(topics.BUDGET_UPDATED, budget, "acme/b")
     changes: list[dict[str, Any]] = [
@@ -289,6 +293,8 @@ def test_it_holds_and_every_subject_was_compared(world: World) -> None:
         ("UPDATE projection_offsets SET next_offset = next_offset + 1, consumed = consumed + 1,"
          " control = control + 1 WHERE topic = 'mode.changed'", database.LAW),
         ("DELETE FROM rate_cards WHERE src_offset = 1", database.HISTORY),
+        ("DELETE FROM model_registrations WHERE src_offset = 0", database.HISTORY),
+        ("UPDATE model_registrations SET verdict = 'applied'", database.HISTORY),
         ("UPDATE rankings SET body_hash = uuid() WHERE rowid = 0", database.HISTORY),
     ],
 )  # fmt: skip
