@@ -46,7 +46,7 @@ from streams.follower import Follower
 from streams.ranking_header import header, summary
 from streams.registry import Catalogue, Registry
 from streams.settings import Settings
-from streams.status import StatusFile
+from streams.status import StatusFile, this_process
 from streams.topics import (
     DEAD_LETTERS,
     KEYED,
@@ -526,7 +526,8 @@ def run(
     asyncio.set_event_loop(loop)
     app = build(settings, session_s=session_s, instance=instance)
     outbound = kafka.Outbound(kafka.producer(bootstrap))
-    Agents(app, catalogue, outbound, follower, StatusFile(settings.data, "agents"), generation)
+    status = StatusFile(settings.data, f"agents-{instance or this_process()}")
+    Agents(app, catalogue, outbound, follower, status, generation)
     watchdog = Watchdog(app, bootstrap, stall_s)
     watchdog.start()
     worker = Worker(app, loop=loop, loglevel="WARN", logging_config=LOGGING)

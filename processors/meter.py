@@ -4,6 +4,7 @@ All that decides is in meter_protocol.py and pane_fold.py; here are the clients.
 holds facts, marks, late events and the group's offsets, so a stale owner is refused by the broker.
 """
 
+import contextlib
 import logging
 import signal
 import time
@@ -29,7 +30,7 @@ from schemas.values import OUTCOMES, canonical_mode, canonical_role, derived_id
 from streams import kafka
 from streams.batch import InvocationBatch, decode_invocations
 from streams.codec import decode, encode, tick_ms
-from streams.errors import LogDamaged, Unreachable
+from streams.errors import LogDamaged, Stopped, Unreachable
 from streams.registry import Catalogue, Registry
 from streams.settings import Settings
 from streams.status import StatusFile
@@ -41,6 +42,7 @@ log = logging.getLogger("roster.meter")
 GROUP: Final = f"roster-meter-g{GENERATION}"
 FLUSH_S: Final = 0.2
 TICK_AFTER_S: Final = 5.0
+LAW: Final = ("consumed", "applied", "duplicate", "late", "dead_lettered", "conflict", "control")
 SESSION_MS: Final = 10_000
 DISAGREE_S: Final = 60.0
 TRANSACTION_MS: Final = 10_000
@@ -48,12 +50,15 @@ TRANSACTION_MS: Final = 10_000
 
 
 class MeterShell:
-    """One process of the group. instance: stable name; two live processes must not share it."""
+    """One process of the group. instance: stable name; two live processes must not share it.
+    stopped: whether it is to end."""
 
-    def __init__(self, settings: Settings, instance: str) -> None:
+    def __init__(self, settings: Settings, instance: str, stopped: Callable[[], bool]) -> None:
         bootstrap = settings.need_kafka()
         self._registry = Registry(settings.need_registry())
-        self._catalogue = Catalogue(self._registry, (LLM_INVOCATION, SLM_METRICS, LATE_EVENTS))
+        self._stopped = stopped
+        topics = (LLM_INVOCATION, SLM_METRICS, LATE_EVENTS)
+        self._catalogue = Catalogue(self._registry, topics, stopped)
         self._follower = kafka.consumer(bootstrap, f"{GROUP}-follower")
         metrics = kafka.partitions(self._follower, SLM_METRICS.name)
         source = kafka.partitions(self._follower, LLM_INVOCATION.name)
@@ -88,6 +93,7 @@ class MeterShell:
         self._metadata: Any = None
         self._moved: dict[int, tuple[int | None, float]] = {}  # watermark, and since when
         self._in = self._out = 0
+        self._note = ""
 
     # --- group membership
 
@@ -163,14 +169,22 @@ class MeterShell:
         """Takes the committed records of slm.metrics, other owners' among them."""
         while True:
             messages = self._follower.consume(5_000, timeout=0)
-            for message in messages:
-                kafka.check(message)
+            for message in self._sound(messages):
                 self._observe(message)
             if len(messages) < 5_000:
                 break
         for tp in self._follower.position(self._follower.assignment()):
             # The position passes markers of transactions, which are no records.
             self._followed[tp.partition] = max(tp.offset, self._followed[tp.partition])
+
+    def _sound(self, messages: Sequence[Message]) -> list[Message]:
+        """Records only. What a client reports besides is noted until records come again."""
+        good, said = kafka.sound(messages)
+        if said and said != self._note:
+            log.warning("the broker: %s", said)
+        if good or said:
+            self._note = said
+        return good
 
     def _observe(self, message: Message) -> None:
         key = message.key()
@@ -190,7 +204,7 @@ class MeterShell:
         folds = self._meter.folds
         ours = [
             m
-            for m in map(kafka.check, messages)
+            for m in self._sound(messages)
             if m.partition() in folds and (m.offset() or 0) >= folds[m.partition() or 0].position
         ]
         if not ours:
@@ -309,8 +323,6 @@ class MeterShell:
     # --- life
 
     def _report(self, *, force: bool = False) -> None:
-        marks = self._meter.marks.values()
-        names = ("consumed", "applied", "duplicate", "late", "dead_lettered", "conflict", "control")
         lag = 0
         for partition, fold in self._meter.folds.items():
             tp = TopicPartition(LLM_INVOCATION.name, partition)
@@ -323,13 +335,16 @@ class MeterShell:
             records_in=self._in,
             records_out=self._out,
             lag=lag,
-            note="waiting for partitions" if not self._meter.folds else "",
-            law={name: sum(getattr(m, name) for m in marks) for name in names},
+            note=self._note or ("" if self._meter.folds else "waiting for partitions"),
+            law=law_of(self._meter),
             force=force,
         )
 
-    def run(self, stopped: Callable[[], bool]) -> None:
-        """Works until stopped. What is not committed then, the next start folds again."""
+    def run(self) -> None:
+        """Works until stopped. What is not committed then, the next start folds again.
+
+        Raises Stopped if that happens while it waits for the registry.
+        """
         self._producer.init_transactions(30)
         self._consumer.subscribe(
             [LLM_INVOCATION.name],
@@ -338,7 +353,7 @@ class MeterShell:
             on_lost=self._revoked,
         )
         flushed = time.monotonic()
-        while not stopped():
+        while not self._stopped():
             wait = max(0.0, flushed + FLUSH_S - time.monotonic())
             messages = kafka.drain(self._consumer, 0.05 if self._waiting else wait)
             self._fold(messages)
@@ -373,6 +388,12 @@ def _passing(error: KafkaError) -> bool:
         KafkaError._WAIT_COORD,
         KafkaError.REBALANCE_IN_PROGRESS,
     )
+
+
+def law_of(meter: Meter) -> dict[str, int]:
+    """Conservation counters of the partitions that are ours: each is told by its owner alone."""
+    marks = [mark for partition, mark in meter.marks.items() if partition in meter.folds]
+    return {name: sum(getattr(mark, name) for mark in marks) for name in LAW} if marks else {}
 
 
 def late_event(meter: Meter, source: int, late: Late) -> LateEvent:
@@ -509,9 +530,10 @@ def run(settings: Settings, *, instance: str) -> int:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    shell = MeterShell(settings, instance)
+    shell = MeterShell(settings, instance, lambda: bool(stopping))
     try:
-        shell.run(lambda: bool(stopping))
+        with contextlib.suppress(Stopped):
+            shell.run()
     except KafkaException as error:
         raise Unreachable(f"meter {instance}: {error.args[0].str()}") from None
     finally:

@@ -26,3 +26,7 @@ class BadEvent(RosterError):
 
 class LogDamaged(RosterError):
     """The log lacks what it must hold."""
+
+
+class Stopped(Exception):
+    """The process was told to end while it waited for something. No failure: nothing is shown."""

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from confluent_kafka import (
@@ -126,6 +126,34 @@ def check(message: Message) -> Message:
     if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
         raise LogDamaged(f"{message.topic()}[{message.partition()}]: {error.str()}")
     raise KafkaException(error)
+
+
+def sound(messages: Iterable[Message]) -> tuple[list[Message], str]:
+    """The records among what a client brings, and what it reports besides them ("": nothing).
+
+    A client goes on by itself after most errors, as a broker that starts again; they end no
+    process. Raises LogDamaged when the wanted offset or the topic is gone, Unreachable when the
+    client is done for.
+    """
+    good, said = [], ""
+    for message in messages:
+        error = message.error()
+        if error is None:
+            good.append(message)
+            continue
+        if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            raise LogDamaged(f"{message.topic()}: the topic is gone; `roster topics --create`")
+        try:
+            check(message)
+        except KafkaException:
+            if error.fatal() or error.code() in DONE_FOR:
+                raise Unreachable(f"the broker refuses this client: {error.str()}") from None
+            said = error.str()
+    return good, said
+
+
+DONE_FOR: Final = frozenset({KafkaError._FATAL, KafkaError.FENCED_INSTANCE_ID})
+"""What the library reports of itself as fatal comes in messages without that flag."""
 
 
 def append_ms(message: Message) -> int:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
@@ -12,7 +12,7 @@ import httpx
 
 from schemas.avro import Schema, full_name, parse, schema_text
 from schemas.envelope import Event
-from streams.errors import BadConfiguration, Unreachable
+from streams.errors import BadConfiguration, Stopped, Unreachable
 from streams.settings import is_near
 from streams.topics import TOPICS, Topic
 
@@ -20,6 +20,7 @@ COMPATIBILITY: Final = "FULL_TRANSITIVE"  # all history is replayed with new cod
 NO_SUCH_ID: Final = frozenset({400, 404, 422})
 UNKNOWN_FOR_S: Final = 1.0
 """An id that is unknown now may be the next one to be registered: it is asked for again."""
+ASK_EVERY_S: Final = 0.5
 HEADERS: Final = {"Content-Type": "application/vnd.schemaregistry.v1+json"}
 
 
@@ -110,9 +111,16 @@ class Registry:
 class Catalogue:
     """Schema ids: those this version writes with, and those it met."""
 
-    def __init__(self, registry: Registry, topics: Iterable[Topic] = TOPICS) -> None:
-        """Registers every schema of every topic. Raises Unreachable, BadConfiguration."""
+    def __init__(
+        self,
+        registry: Registry,
+        topics: Iterable[Topic] = TOPICS,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Registers every schema of every topic. stopped: whether the process is to end, which
+        ends every wait. Raises Unreachable, BadConfiguration."""
         self._registry = registry
+        self._stopped = stopped
         self._known: dict[int, WriterSchema] = {}
         self._unknown: dict[int, float] = {}  # until when
         self._ids: dict[tuple[str, type[Event]], int] = {}
@@ -137,6 +145,7 @@ class Catalogue:
 
         While the registry does not answer this waits: whether an id is known must follow from
         the registry, not from its being down. patience_s bounds the wait, then Unreachable.
+        Raises Stopped when the process is to end meanwhile.
         """
         if schema_id in self._known:
             return self._known[schema_id]
@@ -150,7 +159,9 @@ class Catalogue:
             except Unreachable:
                 if patience_s is not None and time.monotonic() - begun > patience_s:
                     raise
-                time.sleep(0.5)
+                if self._stopped():
+                    raise Stopped from None
+                time.sleep(ASK_EVERY_S)
         if text is None:
             self._unknown[schema_id] = time.monotonic() + UNKNOWN_FOR_S
             return None

@@ -130,7 +130,7 @@ def projector_api(data: Path) -> str | None:
     """Address of the read path of the projector that is alive on this data folder, else None."""
     state = _state(data / "projector.json")
     address = state.get("api")
-    return address if isinstance(address, str) and _alive(state.get("pid")) else None
+    return address if isinstance(address, str) and is_alive(state.get("pid")) else None
 
 
 def _running(data: Path) -> dict[str, str]:
@@ -140,7 +140,7 @@ def _running(data: Path) -> dict[str, str]:
     addresses = state.get("addresses")
     if not isinstance(parent, dict) or not isinstance(addresses, dict):
         return {}
-    if not _alive(parent.get("pid")):
+    if not is_alive(parent.get("pid")):
         return {}
     return {k: v for k, v in addresses.items() if isinstance(v, str)}
 
@@ -153,7 +153,7 @@ def _state(path: Path) -> dict[str, object]:
     return state if isinstance(state, dict) else {}
 
 
-def _alive(pid: object) -> bool:
+def is_alive(pid: object) -> bool:
     """Whether a process of this number lives. A port it once had may be another system's now."""
     if not isinstance(pid, (int, float)):
         return False

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from tools import cli
+from tools.cli.output import Json, say_json
 
 app = typer.Typer(
     name="roster",
@@ -50,33 +51,46 @@ def registry(
 @app.command()
 def jars(
     relock: Annotated[bool, typer.Option(help="resolve anew and write jars.lock")] = False,
+    as_json: Json = False,
 ) -> None:
     """Fetch what broker and registry need into the cache, and check it."""
     from streams import settings
     from tools import jars as verb
     from tools import stack
 
+    def say(text: str) -> None:
+        print(text, file=sys.stderr if as_json else sys.stdout, flush=True)
+
+    cache = settings.load().cache
     if relock:
-        verb.relock()
-    stack.prepare(settings.load().cache)
+        verb.relock(say)
+    stack.prepare(cache, say)
+    if as_json:
+        say_json({"cache": str(cache), "jars": [jar.coordinate for jar in verb.installed()]})
 
 
 @app.command()
-def doctor(json: Annotated[bool, typer.Option("--json", help="for machines")] = False) -> None:
+def doctor(as_json: Json = False) -> None:
     """Check this machine, the packages and the running system; say what to do."""
     from streams import settings
     from tools import doctor as verb
 
-    raise typer.Exit(verb.show(verb.examine(settings.load()), json))
+    raise typer.Exit(verb.show(verb.examine(settings.load()), as_json))
 
 
 @app.command()
-def healthy(name: Annotated[str, typer.Argument(help="kafka, registry, agents, ...")]) -> None:
+def healthy(
+    name: Annotated[str, typer.Argument(help="kafka, registry, agents, ...")],
+    as_json: Json = False,
+) -> None:
     """Exit status 0 if that process works here, else 1: for health checks of containers."""
     from streams import settings
     from tools import doctor as verb
 
-    raise typer.Exit(0 if verb.healthy(settings.load(), name) else 1)
+    well = verb.healthy(settings.load(), name)
+    if as_json:
+        say_json({"process": name, "healthy": well})
+    raise typer.Exit(0 if well else 1)
 
 
 cli.add(app)

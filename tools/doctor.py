@@ -159,13 +159,16 @@ def cluster(settings: Settings) -> Iterator[Check]:
 
 
 def healthy(settings: Settings, name: str) -> bool:
-    """Whether one process works: broker and registry answer, the others have lately said so."""
+    """Whether one process works: broker and registry answer, the others have lately said so on
+    this machine: on a shared data folder another container's answer would be for another."""
     if name == "kafka":
         host, _, port = settings.need_kafka().split(",")[0].rpartition(":")
         return stack.kafka_answers(host, int(port))
     if name == "registry":
         return stack.registry_ready(settings.need_registry())
-    return any(n == name or n.startswith(f"{name}-") for n in status.read_all(settings.data))
+    reports = status.read_all(settings.data)
+    here = (n for n, report in reports.items() if status.local_pid(report) is not None)
+    return any(n == name or n.startswith(f"{name}-") for n in here)
 
 
 def show(checks: list[Check], as_json: bool = False) -> int:

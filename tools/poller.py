@@ -30,7 +30,7 @@ from streams.kafka import append_ms
 from streams.live_reader import LiveReader
 from streams.registry import Catalogue, Registry
 from streams.settings import Settings
-from streams.status import read_all
+from streams.status import named, read_all
 from streams.topics import (
     BUDGET_THRESHOLD_CROSSED,
     DEAD_LETTERS,
@@ -196,7 +196,9 @@ class Poller:
         marks = self._marks()
         with self._lock:
             self._note_restarts(children)
-            seen, statuses = self._seen, dict(self._statuses)
+            seen = self._seen
+            pids = {child.pid: child.name for child in children if child.pid is not None}
+            statuses = named(self._statuses, pids)
             return State(
                 deployment=self._settings.deployment,
                 mode=seen.mode,
@@ -212,7 +214,7 @@ class Poller:
                 notable=tuple(seen.notable),
                 laws=tuple(
                     Law(name=name, counters=status["law"])
-                    for name, status in sorted(self._statuses.items())
+                    for name, status in sorted(statuses.items())
                     if status.get("law")
                 ),
                 trouble=self._reader.trouble,
@@ -329,15 +331,11 @@ class Poller:
             ticks.popleft()
 
     def _processes(
-        self, children: list[ProcessState], statuses: dict[str, dict[str, Any]]
+        self, children: list[ProcessState], statuses: Mapping[str, dict[str, Any]]
     ) -> list[Process]:
-        found = []
-        for child in children:
-            status = statuses.pop(child.name, None) or statuses.pop(f"{child.name}-0", {})
-            found.append(self._process(child.name, child.state, status, child))
-        for name, status in sorted(statuses.items()):
-            found.append(self._process(name, "ready", status, None))
-        return found
+        found = [self._process(c.name, c.state, statuses.get(c.name, {}), c) for c in children]
+        others = statuses.keys() - {child.name for child in children}
+        return found + [self._process(n, "ready", statuses[n], None) for n in sorted(others)]
 
     def _process(
         self, name: str, state: str, status: Mapping[str, Any], child: ProcessState | None

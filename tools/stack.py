@@ -383,7 +383,8 @@ def _format(cache: Path, properties: Path) -> None:
         [
             *(str(java()), *KAFKA_JVM, "-XX:TieredStopAtLevel=1", *_aot(cache, "kafka")),
             *("-cp", jars.class_path(cache), "kafka.tools.StorageTool", "format", "--standalone"),
-            *("--ignore-formatted", "-t", cluster, "-c", str(properties)),
+            # in one word: one id in 64 begins with a dash
+            *("--ignore-formatted", f"--cluster-id={cluster}", "-c", str(properties)),
         ],
         capture_output=True,
         text=True,

@@ -334,16 +334,17 @@ def down(data: Path, within_s: float = 90.0) -> bool:
     owners = [running(data, record.stem) for record in sorted(data.glob("run*.json"))]
     alive = [owner.pid for owner in owners if owner is not None]
     for pid in alive:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process = psutil.Process(pid)
-            process.terminate()
-            try:
-                process.wait(within_s)
-            except psutil.TimeoutExpired:
+        who = _identity(pid)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+        until = time.monotonic() + within_s
+        while _alive(who):  # one that has ended and that its parent has not yet noticed counts not
+            if time.monotonic() > until:
                 raise RosterError(
                     f"pid {pid} did not end within {within_s:g} s; `kill -9 {pid}`,"
                     " then `roster down` again ends what it started"
-                ) from None
+                )
+            time.sleep(0.05)
     return bool(sweep(data)) or bool(alive)
 
 

@@ -68,7 +68,7 @@ def up(
     ):
         settings = _start_cluster(settings, supervisor)
         supervisor.add(*_processes(settings, workload))
-        _prepare(settings, supervisor)
+        _prepare(settings, supervisor, defaults=workload is None)
         wish.watching = True
         joined = "" if workload is None else _joined()
         poller = Poller(
@@ -96,8 +96,9 @@ def _start_cluster(settings: Settings, supervisor: Supervisor) -> Settings:
     return replace(settings, kafka=addresses.kafka, registry=addresses.registry)
 
 
-def _prepare(settings: Settings, supervisor: Supervisor) -> None:
-    """Topics as soon as the broker answers, schemas and defaults as soon as the registry does."""
+def _prepare(settings: Settings, supervisor: Supervisor, *, defaults: bool) -> None:
+    """Topics as soon as the broker answers, schemas and defaults as soon as the registry does.
+    defaults: nobody else publishes them, as the workload does; two at once would say all twice."""
     own = not settings.own_cluster
     if own:
         supervisor.wait_ready("kafka", within_s=stack.READY_WITHIN_S)
@@ -106,7 +107,8 @@ def _prepare(settings: Settings, supervisor: Supervisor) -> None:
         supervisor.wait_ready("registry", within_s=stack.READY_WITHIN_S)
     with Registry(settings.need_registry()) as registry:
         register_all(registry)
-    publish_defaults(settings)
+    if defaults:
+        publish_defaults(settings)
     supervisor.announce(kafka=settings.need_kafka(), registry=settings.need_registry())
 
 
@@ -241,12 +243,13 @@ def summary(
 ) -> dict[str, Any]:
     """What happened, for the end of a run of limited time."""
     begun_ms = time.time_ns() // 1_000_000 - int((time.monotonic() - begun) * 1000)
-    meter = next((law for law in state.laws if law.name.startswith("meter")), None)
+    meters = [law.counters for law in state.laws if law.name.startswith("meter")]
+    counted = {name: sum(c.get(name, 0) for c in meters) for name in ("consumed", *LAW)}
     first = state.first_ranking_ms
     return {
         "seconds": round(time.monotonic() - begun, 1),
-        "events_in": None if meter is None else meter.counters.get("consumed", 0),
-        "verdicts": {} if meter is None else {n: meter.counters.get(n, 0) for n in LAW},
+        "events_in": counted["consumed"] if meters else None,
+        "verdicts": {name: counted[name] for name in LAW} if meters else {},
         "rankings_published": state.rankings_published,
         "seconds_to_first_ranking": None if first is None else round((first - begun_ms) / 1000, 1),
         "mode": state.mode,

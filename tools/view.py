@@ -245,7 +245,7 @@ def _law(law: Law, width: int) -> Text:
     some = [name for name in LAW if counters[name]]
     for plus, names, words in ((" + ", LAW, SHORT), (" + ", some, SHORT), ("+", some, SHORTER)):
         sums = plus.join(f"{counters[name]:,} {words.get(name, name)}" for name in names)
-        line = Text.assemble(f"{law.name:<10}", tick, f" {consumed:,} = ", (sums, "dim"))
+        line = Text.assemble(f"{law.name:<9} ", tick, f" {consumed:,} = ", (sums, "dim"))
         if line.cell_len <= width:
             break
     return _fit(line, width)

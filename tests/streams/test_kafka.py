@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 from aiokafka.partitioner import DefaultPartitioner
-from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.cimpl import NewTopic
 
 from streams import kafka as clients
@@ -229,6 +229,73 @@ def test_errors_of_the_client_are_raised() -> None:
             clients.check(gone)
     with pytest.raises(KafkaException):
         clients.check(Message(topic="t", error=KafkaError(KafkaError._ALL_BROKERS_DOWN)))
+
+
+def test_records_are_told_from_what_a_client_reports_besides() -> None:
+    """A broker that starts again ends nobody; a lost offset, a lost topic and a client that is
+    done for do."""
+    one, two = (Message(topic="t", partition=0, offset=n, value=b"v") for n in (1, 2))
+    assert clients.sound([one, two]) == ([one, two], "")
+    passing = [KafkaError(code) for code in (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT)]
+    down = [Message(topic="t", error=error) for error in passing]
+    assert clients.sound([one, *down, two]) == ([one, two], passing[-1].str())
+    for code in (KafkaError._AUTO_OFFSET_RESET, KafkaError.UNKNOWN_TOPIC_OR_PART):
+        with pytest.raises(LogDamaged, match="t"):
+            clients.sound([one, Message(topic="t", partition=0, error=KafkaError(code))])
+    for fatal in (KafkaError(KafkaError._FATAL), KafkaError(KafkaError._STATE, fatal=True)):
+        with pytest.raises(Unreachable, match="refuses"):
+            clients.sound([one, Message(topic="t", error=fatal)])
+
+
+def member(bootstrap: str, topic: str, group: str, **settings: object) -> Consumer:
+    """A member of a group that reads the topic from its beginning, with its partition."""
+    client = clients.consumer(bootstrap, group, session_timeout_ms=6_000, **settings)
+
+    def assigned(one: Consumer, partitions: list[TopicPartition]) -> None:
+        one.assign([TopicPartition(tp.topic, tp.partition, 0) for tp in partitions])
+
+    client.subscribe([topic], on_assign=assigned)
+    until = time.monotonic() + 30
+    while not client.assignment():
+        assert clients.sound(clients.drain(client, 0.1))[0] == []
+        assert time.monotonic() < until
+    return client
+
+
+def test_a_member_that_was_too_slow_says_so_and_reads_on(kafka: str, out: Outbound) -> None:
+    """As a meter that waited for the registry for longer than its group waits for it."""
+    topic = make(kafka)
+    client = member(kafka, topic, f"test-{uuid4()}", max_poll_interval_ms=6_000)
+    time.sleep(6.5)
+    out.send(topic, b"k", b"v")
+    out.flush()
+    read: list[Message] = []
+    told: list[str] = []
+    until = time.monotonic() + 30
+    while not read:
+        good, said = clients.sound(clients.drain(client, 0.1))
+        read += good
+        told += [said] if said else []
+        assert time.monotonic() < until
+    client.close()
+    assert "maximum poll interval" in " ".join(told)
+    assert [m.value() for m in read] == [b"v"]
+
+
+def test_a_static_member_whose_name_another_took_is_done_for(kafka: str) -> None:
+    """Else it would report the same for ever, and never read again."""
+    topic, group = make(kafka), f"test-{uuid4()}"
+    static = {"group_instance_id": "a", "heartbeat_interval_ms": 500}
+    first = member(kafka, topic, group, **static)
+    second = member(kafka, topic, group, **static)
+    try:
+        with pytest.raises(Unreachable, match="refuses"):
+            until = time.monotonic() + 20
+            while time.monotonic() < until:
+                clients.sound(clients.drain(first, 0.1))
+    finally:
+        second.close()
+        first.close()
 
 
 # --- append times

@@ -13,9 +13,9 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from schemas import LlmInvocation
+from schemas import LlmInvocation, ModeChanged
 from schemas.avro import full_name, schema_text
-from streams.errors import BadConfiguration, Unreachable
+from streams.errors import BadConfiguration, Stopped, Unreachable
 from streams.registry import UNKNOWN_FOR_S, Catalogue, Registry, register_all
 from streams.topics import LLM_INVOCATION, MODE_CHANGED, TOPICS
 
@@ -250,3 +250,19 @@ def test_while_the_registry_is_down_an_id_is_waited_for(registry: str) -> None:
             catalogue.writer(other, patience_s=0)
         assert catalogue.writer(other) is not None
         assert time.monotonic() >= client.until
+
+
+def test_waiting_ends_when_the_process_is_to_end(registry: str) -> None:
+    stopping = threading.Event()
+    with Registry(registry) as client, Registry(NOWHERE) as down:
+        catalogue = Catalogue(client, [MODE_CHANGED], stopping.is_set)
+        catalogue._registry = down  # it was there when the process began
+        timer = threading.Timer(0.7, stopping.set)
+        timer.start()
+        begun = time.monotonic()
+        with pytest.raises(Stopped):
+            catalogue.writer(2**31 - 1)
+        assert 0.7 <= time.monotonic() - begun < 3
+        timer.join()
+        known = catalogue.id_of(MODE_CHANGED, ModeChanged)
+        assert catalogue.writer(known) is not None  # what needs no wait is answered still

@@ -19,9 +19,11 @@ class Entry:
 
 @dataclass(slots=True)
 class MetricsPartition:
-    """entries: None where compaction removed a record, or a marker stands."""
+    """entries: None where compaction removed a record, or a marker stands.
+    stable: as far as it is known to be stable; what is stable remains so."""
 
     entries: list[Entry | None] = field(default_factory=list)
+    stable: int = 0
 
 
 class Refused(Exception):
@@ -101,11 +103,12 @@ class SimulatedLog:
     # --- reading
 
     def stable_end(self, partition: int) -> int:
-        entries = self.metrics[partition].entries
-        for offset, entry in enumerate(entries):
+        log = self.metrics[partition]
+        for entry in log.entries[log.stable :]:
             if entry is not None and (entry.txn, partition) not in self.marked:
-                return offset
-        return len(entries)
+                break
+            log.stable += 1
+        return log.stable
 
     def read(
         self, partition: int, start: int, most: int, committed_only: bool = True

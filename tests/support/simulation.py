@@ -388,12 +388,13 @@ class Simulation:
                     self._write(member)
                 else:
                     self._poll(member)
+            if any(m.flush for m in self.members):
+                continue
             marks = self._marks()
-            done = all(
+            if all(
                 marks.get(p) is not None and marks[p].up_to_offset == len(rows) - 1
                 for p, rows in enumerate(self.source)
-            )
-            if done and not any(m.flush for m in self.members):
+            ):
                 break
         self.log.deliver()
         if self.reads < 0.01:

@@ -1,7 +1,6 @@
 """Workers of the agents as processes of their own, and what the log says of their work."""
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -16,6 +15,7 @@ from schemas import ModelProfileActive, ModelProfileUpdated, Recorded
 from schemas.model_profile import ProfileAction
 from streams import codec, kafka, topics
 from streams.registry import Catalogue
+from streams.status import read_all
 
 SESSION_S = 6.0  # the least that a broker allows
 GENERATION = 100 + uuid4().int % 10**6  # of facts made by tests: nobody else takes them in
@@ -56,12 +56,9 @@ class Worker:
 
     def status(self) -> dict[str, Any]:
         """What it says of itself, if it is this process that says it; {} before."""
-        try:
-            state = json.loads((self.data / "status/agents.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        ours = self.process is not None and state.get("pid") == self.process.pid
-        return state if ours and isinstance(state, dict) else {}
+        pid = None if self.process is None else self.process.pid
+        reports = read_all(self.data).values()
+        return next((report for report in reports if report["pid"] == pid), {})
 
     def ready(self) -> bool:
         """Whether it has applied all that was there when it was given its partitions."""

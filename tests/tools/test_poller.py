@@ -1,5 +1,6 @@
 """What the view knows, gathered from a real broker."""
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -211,7 +212,7 @@ def test_reports_of_processes_become_rates_and_laws(here: Settings, publish: Pub
             ProcessState(
                 name="meter",
                 state="ready",
-                pid=1,
+                pid=os.getpid(),
                 restarts=restarts,
                 last_reason="killed by SIGKILL" if restarts else None,
                 up_s=1.0,
@@ -230,7 +231,7 @@ def test_reports_of_processes_become_rates_and_laws(here: Settings, publish: Pub
         (process,) = poller.state().processes
         assert (process.name, process.state, process.lag) == ("meter", "ready", 7)
         assert process.in_per_s is not None and 50 < process.in_per_s < 300
-        assert poller.state().laws == (Law(name="meter-0", counters=law),)
+        assert poller.state().laws == (Law(name="meter", counters=law),)
         assert poller.state().laws[0].holds
         assert not Law(name="x", counters={**law, "consumed": 7}).holds
         restarts = 1

@@ -52,18 +52,23 @@ def up(
 
 def down(
     quiet: Annotated[bool, typer.Option("--quiet", help="say nothing if nothing runs")] = False,
+    as_json: Json = False,
 ) -> None:
     """Stop what runs on this data folder, and what a killed `roster up` left behind."""
     from streams import settings
     from tools import supervisor
 
-    if supervisor.down(settings.load().data):
+    data = settings.load().data
+    stopped = supervisor.down(data)
+    if as_json:
+        say_json({"data": str(data), "stopped": stopped})
+    elif stopped:
         print("stopped")
     elif not quiet:
         print("nothing runs here")
 
 
-def clean() -> None:
+def clean(as_json: Json = False) -> None:
     """Stop what runs on this data folder and remove what Roster keeps there, and nothing else."""
     import shutil
 
@@ -71,12 +76,17 @@ def clean() -> None:
     from tools import supervisor
 
     data = settings.load().data
-    supervisor.down(data)
-    for path in sorted(data.iterdir()) if data.is_dir() else ():
-        if path.name in OURS or path.name.startswith(OURS_BEGIN):
+    stopped = supervisor.down(data)
+    with supervisor.explained(data):
+        found = sorted(data.iterdir()) if data.is_dir() else []
+        ours = [p for p in found if p.name in OURS or p.name.startswith(OURS_BEGIN)]
+        for path in ours:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    if data.is_dir() and not any(data.iterdir()):
-        data.rmdir()
+        if data.is_dir() and ours == found:
+            data.rmdir()
+    if as_json:
+        removed = [path.name for path in ours]
+        say_json({"data": str(data), "stopped": stopped, "removed": removed})
 
 
 def status(as_json: Json = False) -> None:
@@ -84,7 +94,7 @@ def status(as_json: Json = False) -> None:
     import psutil
 
     from streams import settings
-    from streams.status import read_all
+    from streams.status import local_pid, named, read_all
     from tools.supervisor import running
     from tools.units import count, mebibytes
 
@@ -92,15 +102,13 @@ def status(as_json: Json = False) -> None:
     owners = [o for r in ("run", "run-kafka", "run-registry") if (o := running(loaded.data, r))]
     pids = {name: pid for owner in owners for name, pid in owner.children.items()}
     addresses = {name: at for owner in owners for name, at in owner.addresses.items()}
-    reports = {n: r for n, r in read_all(loaded.data).items() if psutil.pid_exists(r["pid"])}
+    reports = named(read_all(loaded.data), {pid: name for name, pid in pids.items()})
     rows: list[dict[str, Any]] = []
     for name in sorted(pids.keys() | reports.keys()):
-        report = reports.get(name) or reports.get(f"{name}-0") or {}
-        if name not in pids and report["pid"] in pids.values():
-            continue  # a report of a child under its own name, as meter-0
-        pid = pids.get(name) or report.get("pid")
+        report = reports.get(name, {})
+        pid = pids.get(name) or local_pid(report)
         try:
-            rss = psutil.Process(pid).memory_info().rss
+            rss = 0 if pid is None else psutil.Process(pid).memory_info().rss
         except psutil.Error:
             rss = 0
         rows.append(
@@ -127,6 +135,7 @@ def status(as_json: Json = False) -> None:
 
 def init(
     force: Annotated[bool, typer.Option("--force", help="overwrite an existing one")] = False,
+    as_json: Json = False,
 ) -> None:
     """Write a commented configuration, roster.env, into this directory."""
     from streams.errors import BadConfiguration
@@ -138,7 +147,10 @@ def init(
         raise BadConfiguration(f"{FILE} exists; --force overwrites it")
     with explained(Path.cwd()):
         FILE.write_text(TEMPLATE, encoding="utf-8")
-    print(f"wrote {FILE}; every line is a comment that shows the default")
+    if as_json:
+        say_json({"written": str(FILE.absolute())})
+    else:
+        print(f"wrote {FILE}; every line is a comment that shows the default")
 
 
 def agents() -> None:
@@ -155,12 +167,10 @@ def meter(
     ] = None,
 ) -> None:
     """Run a meter (invocations into facts of panes) in the foreground."""
-    import os
-    import socket
-
     from processors.meter import run
+    from streams.status import this_process
 
-    raise typer.Exit(run(_ready(), instance=instance or f"{socket.gethostname()}-{os.getpid()}"))
+    raise typer.Exit(run(_ready(), instance=instance or this_process()))
 
 
 def projector() -> None:
