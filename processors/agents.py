@@ -42,6 +42,7 @@ from schemas import (
 from schemas.model_profile import RankingStatus
 from streams import codec, kafka
 from streams.app import LOGGING, Batch, Reading, Watchdog, WholeLogApp, build, fatal
+from streams.errors import Unreachable
 from streams.follower import Follower
 from streams.ranking_header import header, summary
 from streams.registry import Catalogue, Registry
@@ -67,6 +68,7 @@ from streams.topics import (
 SLICE: Final = 200  # records applied at a stretch, before the loop does anything else
 SYNC_LIMIT_S: Final = 60.0
 LOOK_EVERY_S: Final = 0.2
+ASK_EVERY_S: Final = 0.5
 RECONCILE_EVERY_S: Final = 1.0
 STOP_WITHIN_S: Final = 6.0
 VERDICTS: Final = {
@@ -171,6 +173,7 @@ class Agents:
                 log.info("%s[%d]: rewound to %d", batch.topic, batch.partition, reading.next)
                 await self.app.whole_log.rewind(tp, reading.next)
                 return
+            await self.at_hand(records)
             for start in range(0, max(1, len(records)), SLICE):
                 if vitals.readings.get(tp) is not reading:
                     return  # revoked meanwhile: whoever owns it now reads it himself
@@ -186,6 +189,18 @@ class Agents:
         except Exception as error:
             log.exception("%s[%d]", batch.topic, batch.partition)
             fatal(f"{type(error).__name__}: {error}")
+
+    async def at_hand(self, records: Sequence[ConsumerRecord]) -> None:
+        """Waits, without holding up the loop, until the registry has said of every schema id
+        whether it knows it."""
+        for schema_id in {codec.schema_id_of(r.value) for r in records if _framed(r.value)}:
+            while not self.app.should_stop:
+                try:
+                    self.catalogue.writer(schema_id, patience_s=0)
+                    break
+                except Unreachable:
+                    self.app.vitals.moved += 1  # waiting is no stall
+                    await asyncio.sleep(ASK_EVERY_S)
 
     async def profiles_part(self, partition: int, reading: Reading) -> ProfilesPart:
         """State of a partition in its present reading."""
@@ -514,13 +529,15 @@ def run(
     """
     begun = time.monotonic()
     bootstrap = settings.need_kafka()
-    catalogue = Catalogue(Registry(settings.need_registry()))
+    ending = threading.Event()
+    catalogue = Catalogue(Registry(settings.need_registry()), stopped=ending.is_set)
     client = kafka.admin(bootstrap)
     for topic in (MODEL_PROFILE_UPDATED, SLM_METRICS, *changelogs()):
         kafka.partitions(client, topic.name)
     follower = Follower(
         bootstrap,
         (SCORING_POLICY_UPDATED, RATE_CARD_UPDATED, MODEL_PROFILE_SCORED, MODEL_PROFILE_ACTIVE),
+        lambda message: _ask(catalogue, message),
     )
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
@@ -541,6 +558,7 @@ def run(
             fatal("faust ended by itself")
     finally:
         watchdog.stop()
+        ending.set()
         follower.close()
     return 0
 
@@ -572,6 +590,18 @@ def _topic(app: WholeLogApp, topic: Topic) -> Any:
 def _table(app: WholeLogApp, name: str) -> Any:
     """A table of raw bytes."""
     return app.Table(name, key_type=bytes, value_type=bytes, partitions=KEYED)
+
+
+def _ask(catalogue: Catalogue, message: Message) -> None:
+    """Waits until the registry has said whether it knows the schema of a record."""
+    value = message.value()
+    if isinstance(value, bytes) and _framed(value):
+        catalogue.writer(codec.schema_id_of(value))
+
+
+def _framed(value: bytes | None) -> bool:
+    """Whether there is a schema id to ask for."""
+    return value is not None and len(value) >= 5 and value[:1] == codec.MAGIC
 
 
 def _append_ms(record: ConsumerRecord) -> int:

@@ -1,7 +1,7 @@
 """Follows whole topics from their start in a thread: what an agent must know beside its inputs."""
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from confluent_kafka import KafkaError, Message, TopicPartition
@@ -16,8 +16,16 @@ class Follower:
     Thread-safe. What its thread cannot go on from is raised by the next call.
     """
 
-    def __init__(self, bootstrap: str, topics: Sequence[Topic]) -> None:
+    def __init__(
+        self,
+        bootstrap: str,
+        topics: Sequence[Topic],
+        prepare: Callable[[Message], None] = lambda message: None,
+    ) -> None:
+        """prepare: called with each record in the thread, before anyone may take it: what would
+        make its reader wait, waits here."""
         self._bootstrap = bootstrap
+        self._prepare = prepare
         self._topics = topics
         self._lock = threading.Lock()
         self._records: list[Message] = []
@@ -84,6 +92,9 @@ class Follower:
             waiting = [(done, ends) for done, ends in waiting if not done.is_set()]
 
     def _read(self, messages: list[Message]) -> None:
+        for message in messages:
+            if message.error() is None:
+                self._prepare(message)
         with self._lock:
             for message in messages:
                 tp = (message.topic() or "", message.partition() or 0)
