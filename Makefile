@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check lock clean
+.PHONY: help install run test test-shared test-system check lock clean
 
 help:  ## what can be made
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,7 +36,15 @@ run: $(STAMP)  ## start everything and show it (FOR=60 ends after 60 s, RATE=50 
 	@$(BIN)/roster up --workload $(if $(FOR),--for $(FOR)) $(if $(RATE),--rate $(RATE))
 
 test: check  ## check, then all tests on a real broker and registry
-	@$(BIN)/python -m pytest
+	@$(MAKE) --no-print-directory -j2 test-shared test-system
+
+# Two halves at once, since most of a test is waiting. What the second says is shown when it ends.
+test-shared:
+	@$(BIN)/python -m pytest -m "not system"
+
+test-system:
+	@$(BIN)/python -m pytest -m system >$(VENV)/test-system.log 2>&1; ended=$$?; \
+	  cat $(VENV)/test-system.log; exit $$ended
 
 check: $(STAMP)  ## format, lint, types, import contracts
 	@$(BIN)/ruff format --check --quiet . >/dev/null || { echo "run: $(BIN)/ruff format ." >&2; exit 1; }

@@ -1,5 +1,6 @@
 """One real broker and one real registry for the whole run, in a temporary folder on free ports."""
 
+import gc
 from collections.abc import Iterator
 
 import pytest
@@ -7,6 +8,12 @@ import pytest
 from streams import settings
 from tools import stack
 from tools.supervisor import Supervisor
+
+
+def pytest_unconfigure() -> None:
+    """Hypothesis leaves a callback behind that keeps every module to the interpreter's very end;
+    DuckDB's binding would call that a leak and list it."""
+    gc.callbacks.clear()
 
 
 @pytest.fixture(scope="session")

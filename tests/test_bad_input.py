@@ -58,6 +58,7 @@ from tests.support.events import good
 from tools import stack
 from tools.supervisor import running
 
+pytestmark = pytest.mark.system
 WITHIN_S: Final = 3.0
 """After bad input the next good event is applied within a second; the rest is for a machine that
 runs other things, too."""

@@ -7,6 +7,7 @@ import signal
 import socket
 import tarfile
 import time
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -272,6 +273,15 @@ def test_a_second_start_goes_on_with_the_data_also_after_a_kill(tmp_path: Path) 
         consumer.close()
         assert record is not None
         assert record.value() == b"value"
+
+
+def test_storage_is_formatted_whatever_the_id_of_the_cluster_begins_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ports = stack.choose_ports(tmp_path, usual=None)
+    monkeypatch.setattr(uuid, "uuid4", lambda: uuid.UUID(bytes=b"\xfb" * 16))
+    stack.kafka(tmp_path, CACHE, ports)
+    assert "cluster.id=-" in (tmp_path / "kafka/log/meta.properties").read_text(encoding="utf-8")
 
 
 def test_attached_starts_for_as_long_as_it_takes_and_uses_what_runs(tmp_path: Path) -> None:

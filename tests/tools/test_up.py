@@ -17,6 +17,7 @@ from tools import stack
 from tools.supervisor import running
 from tools.up import told
 
+pytestmark = pytest.mark.system
 ROSTER = (sys.executable, "-m", "tools")
 STARTS_WITHIN_S = 120.0
 

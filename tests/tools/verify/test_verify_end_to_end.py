@@ -54,7 +54,7 @@ from tools.verify.compare import Report
 from tools.verify.log import Log, SchemaTexts
 from tools.verify.records import Decoder
 
-pytestmark = pytest.mark.kafka
+pytestmark = pytest.mark.system
 
 HOUR = 3_600_000
 TAKEN_WITHIN_S = 90.0
