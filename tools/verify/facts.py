@@ -1,5 +1,6 @@
 """The meter's facts and marks, and the agents' metrics table, against the fold of the log."""
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -15,6 +16,8 @@ TABLE = topics.changelog(topics.METRICS_TABLE)
 MARKS = "meter: verdicts, watermark and replay_from of every mark"
 FACTS = "meter: newest fact of every role, mode and pane"
 ROWS = "agents: metrics table"
+
+VISIBLE_WITHIN_S = 5.0
 
 Due = tuple[int, Callable[[Meter], None]]
 """(next offset of a partition, what to compare when the fold has come that far)."""
@@ -100,8 +103,27 @@ def read(log: Log, decode: Decoder, report: Report) -> Facts:
                 if roles.setdefault(f["role"], partition) != partition:
                     report.differs(FACTS, where, f"role {f['role']} in {roles[f['role']]}", "here")
                 made.facts[record.key or b""] = Fact(record, f)
+    _wait_for_marks(log, decode, made, ends)
     _read_rows(log, decode, report, made)
     return made
+
+
+def _wait_for_marks(log: Log, decode: Decoder, made: Facts, ends: dict[int, int]) -> None:
+    """A transaction comes to light in one partition after the other: reads on where the first mark
+    of a source is in some of them only."""
+    until = time.monotonic() + VISIBLE_WITHIN_S
+    while time.monotonic() < until:
+        sources = {p for _, p in made.marks}
+        lacking = {q for q in ends for p in sources if (q, p) not in made.marks}
+        if not lacking:
+            return
+        time.sleep(0.2)
+        now = log.ends(TOPIC) or {}
+        for q in sorted(lacking):
+            for record in log.read(TOPIC, q, now[q]):
+                decoded = "deleted" if record.value is None else decode(record)
+                if not isinstance(decoded, str) and decoded[0] == "MeterMark" and _ours(decoded[1]):
+                    made.marks.setdefault((q, decoded[1]["source_partition"]), decoded[1])
 
 
 def _newest(
