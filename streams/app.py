@@ -8,6 +8,7 @@ the position has moved on. Here
 - records come as one Batch per partition and fetch, which says from where to where in the log it
   reaches. Whoever applies them keeps the position itself (Reading) and asks for a rewind when a
   batch begins above it: whatever is dropped on the way is fetched again;
+- inputs are handed out only after faust has emptied its queues for the last time (perform_seek);
 - an empty set of active partitions means none (drain), so that nothing is dropped needlessly,
   changelogs included, whose loss would leave recovery waiting for ever;
 - reads are committed;
@@ -237,14 +238,23 @@ class WholeLogConsumer(Consumer):
         return CommittedThread(self, loop=self.loop, beacon=self.beacon)
 
     async def perform_seek(self) -> None:
-        """Called when tables have been recovered: begins every input anew."""
+        """Called when tables have been recovered: begins every input anew.
+
+        Inputs are held back until resume_flow: right before it faust empties the agents' queues,
+        and what was fetched after the seek would be lost there, the position beyond it.
+        """
+        inputs = {tp for tp in self.assignment() if not self._is_changelog_tp(tp)}
+        self.pause_partitions(inputs)
+        self._buffered_partitions.clear()  # else a queue that runs empty resumes its partition
         thread: Any = self._thread
-        readings = await thread.begin(
-            tp for tp in self.assignment() if not self._is_changelog_tp(tp)
-        )
-        self.vitals.readings = readings
+        self.vitals.readings = await thread.begin(inputs)
         self.vitals.ready_once = True
         self.vitals.moved += 1
+
+    def resume_flow(self) -> None:
+        """Called when tables are about to be recovered, and after perform_seek."""
+        super().resume_flow()
+        self.resume_partitions(self.vitals.readings)
 
     async def rewind(self, tp: TP, offset: int) -> None:
         """Has the partition read again from an offset."""

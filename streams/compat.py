@@ -23,6 +23,7 @@ from faust.transport.consumer import Consumer, ThreadDelegateConsumer
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.transport.drivers.aiokafka import Consumer as KafkaConsumer
 from faust.worker import Worker
+from mode.utils.queues import FlowControlEvent
 
 from streams.errors import BadConfiguration
 
@@ -44,6 +45,7 @@ NAMES: Final[tuple[tuple[type, tuple[str, ...]], ...]] = (
         (
             *("getmany", "perform_seek", "_new_offset", "_get_active_partitions"),
             *("_is_changelog_tp", "on_partitions_revoked", "_drain_messages"),
+            *("pause_partitions", "resume_partitions", "resume_flow"),
         ),
     ),
     (AIOKafkaConsumer, ("beginning_offsets", "end_offsets", "seek")),
@@ -96,6 +98,17 @@ LINES: Final[tuple[tuple[Callable[..., Any] | type, str, str], ...]] = (
         Recovery.on_recovery_completed,
         "consumer.perform_seek()",
         "inputs are placed after the tables were recovered",
+    ),
+    (FlowControlEvent.resume, "self.clear()", "queues are emptied when the flow is resumed"),
+    (
+        Recovery.on_recovery_completed,
+        "self.app.flow_control.resume()\n        consumer.resume_flow()",
+        "after the seek queues are emptied, then inputs may come: at once, and in this order",
+    ),
+    (
+        Consumer.__init__,
+        "self._buffered_partitions = set()",
+        "partitions held back while a queue is full",
     ),
 )
 """Source lines whose meaning is relied on or replaced, each with the reason."""
