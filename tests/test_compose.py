@@ -22,6 +22,8 @@ from streams import settings
 from streams.status import read_all
 from tools import stack
 
+pytestmark = pytest.mark.system
+
 ROOT = Path(__file__).parent.parent
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]

@@ -23,6 +23,8 @@ from streams.errors import BadConfiguration, RosterError, Unreachable
 from tools import jars, stack
 from tools.supervisor import Supervisor, explained
 
+pytestmark = pytest.mark.system
+
 CACHE = settings.load().cache
 
 
