@@ -95,11 +95,13 @@ class Engine:
                 capture_output=True,
                 text=True,
             )
-            assert time.monotonic() - begun < seconds(check["timeout"])
-            if done.returncode == 0:
+            # One that takes longer counts as failed, as an engine has it.
+            in_time = time.monotonic() - begun < seconds(check["timeout"])
+            if done.returncode == 0 and in_time:
                 self.well.add(service)
                 return
-            assert (done.returncode, done.stderr) == (1, ""), shlex.join(check["test"])
+            assert done.returncode in (0, 1), shlex.join(check["test"])
+            assert not done.stderr, shlex.join(check["test"])
             assert time.monotonic() < until, self.log(service)
             time.sleep(seconds(check["start_interval"]))
 
