@@ -1,7 +1,7 @@
 """The Faust agents: profiles (model.profile.updated) and metrics (slm.metrics, with the scorers).
 
     model.profile.updated -> profiles-v1 -> model.profile.rejected, model.profile.active
-    slm.metrics           -> metrics-v1, Scorer -> model.profile.scored
+    slm.metrics           -> metrics-v1, Scorer -> model.profile.scored, model.profile.recommended
 
 Folds and scorer are pure; here is only what carries records to them and results away. Outputs have
 deterministic ids and are acknowledged before the row that stands for them is written, so a death
@@ -24,13 +24,17 @@ from aiokafka import ConsumerRecord
 from confluent_kafka import Message
 from faust.types import TP, StreamT
 
-from processors.meter_protocol import GENERATION, place
+from processors import recommending
+from processors.configured import windowing
+from processors.meter_protocol import place
 from processors.scorer import Scorer
 from processors.tables import metrics, profiles
+from processors.windows import Windowing
 from schemas import (
     Event,
     MeterMark,
     ModelProfileActive,
+    ModelProfileRecommended,
     ModelProfileScored,
     ModelProfileUpdated,
     PaneFact,
@@ -38,13 +42,14 @@ from schemas import (
     RateCardUpdated,
     Recorded,
     ScoringPolicyUpdated,
+    SlmBenchmarkResults,
 )
 from schemas.model_profile import RankingStatus
 from streams import codec, kafka
 from streams.app import LOGGING, Batch, Reading, Watchdog, WholeLogApp, build, fatal
 from streams.errors import Unreachable
 from streams.follower import Follower
-from streams.ranking_header import header, summary
+from streams.ranking_header import Summary, header, summary
 from streams.registry import Catalogue, Registry
 from streams.settings import Settings
 from streams.status import StatusFile, this_process
@@ -54,17 +59,22 @@ from streams.topics import (
     LLM_INVOCATION,
     METRICS_TABLE,
     MODEL_PROFILE_ACTIVE,
+    MODEL_PROFILE_RECOMMENDED,
     MODEL_PROFILE_REJECTED,
     MODEL_PROFILE_SCORED,
     MODEL_PROFILE_UPDATED,
+    MODEL_QUALITY_OBSERVED,
     PROFILES_TABLE,
     RATE_CARD_UPDATED,
     SCORING_POLICY_UPDATED,
+    SLM_BENCHMARK_RESULTS,
     SLM_METRICS,
     Topic,
     changelogs,
 )
 
+SOURCES: Final = {t.name: t.partitions for t in (LLM_INVOCATION, MODEL_QUALITY_OBSERVED)}
+"""What the meter folds: all of their partitions must have spoken before a pane closes."""
 SLICE: Final = 200  # records applied at a stretch, before the loop does anything else
 SYNC_LIMIT_S: Final = 60.0
 LOOK_EVERY_S: Final = 0.2
@@ -102,13 +112,19 @@ class MetricsPart:
 
 @dataclass(slots=True)
 class Known:
-    """What the followed topics say. rankings: newest raw record by (key, status, rank within it);
-    active: per key (offset, what it says; None: a tombstone or nothing readable)."""
+    """What the followed topics say. rankings: newest raw record by (key, status, generation), with
+    its place in time; active: per key (offset, what it says; None: a tombstone or nothing
+    readable); profiles: the same by scope, role and mode; recommended: ids."""
 
     policies: list[Recorded[ScoringPolicyUpdated]] = field(default_factory=list)
     cards: list[Recorded[RateCardUpdated]] = field(default_factory=list)
+    benchmarks: list[Recorded[SlmBenchmarkResults]] = field(default_factory=list)
     positions: Mapping[tuple[str, int], int] = field(default_factory=dict)
-    rankings: dict[tuple[bytes, str], tuple[tuple[int, int], Message]] = field(default_factory=dict)
+    rankings: dict[tuple[bytes, str, int], tuple[tuple[int, int], Message]] = field(
+        default_factory=dict
+    )
+    profiles: dict[recommending.Key, ModelProfileActive] = field(default_factory=dict)
+    recommended: set[str] = field(default_factory=set)
     active: dict[tuple[int, bytes], tuple[int, ModelProfileActive | None, bool]] = field(
         default_factory=dict
     )
@@ -125,6 +141,7 @@ class Agents:
         follower: Follower,
         status: StatusFile,
         generation: int,
+        windowing: Windowing,
     ) -> None:
         self.app = app
         self.catalogue = catalogue
@@ -132,6 +149,7 @@ class Agents:
         self.follower = follower
         self.status = status
         self.generation = generation
+        self.windowing = windowing
         self.profiles_table = _table(app, PROFILES_TABLE)
         self.metrics_table = _table(app, METRICS_TABLE)
         self.known = Known()
@@ -218,11 +236,12 @@ class Agents:
                 wanted = self.app.vitals.readings
                 await self.sync()
                 self.synced = wanted  # a rebalance meanwhile wants its own
-            scorer = Scorer({LLM_INVOCATION.name: LLM_INVOCATION.partitions}, self.generation)
+            scorer = Scorer(SOURCES, self.generation, self.windowing)
             for ranking in self.rankings():
                 if place(ranking.role, SLM_METRICS.partitions) == partition:
                     scorer.published(ranking)
-            scorer.statements(self.known.policies, self.known.cards)
+            known = self.known
+            scorer.statements(known.policies, known.cards, known.benchmarks)
             scorer.inputs(self.known.positions)
             part = self.metrics[partition] = MetricsPart(reading, scorer)
         return part
@@ -295,6 +314,19 @@ class Agents:
 
     # --- metrics
 
+    def recommend(self) -> None:
+        """Says of the newest finals of ours whose leader is not the model in force. Once: by the
+        id of what was said before, also by another worker."""
+        for part in self.current():
+            if not part.reading.caught_up:
+                continue
+            for (role, mode), final in sorted(part.scorer.finals.items()):
+                profile = recommending.in_force(self.known.profiles, role, mode)
+                event = recommending.recommendation(final, profile)
+                if event is not None and event.event_id not in self.known.recommended:
+                    self.known.recommended.add(event.event_id)
+                    self.send(MODEL_PROFILE_RECOMMENDED, f"{role}/{mode}".encode(), event)
+
     def apply_metrics(
         self, partition: int, part: MetricsPart, records: Sequence[ConsumerRecord], last: bool
     ) -> None:
@@ -358,7 +390,11 @@ class Agents:
 
     async def sync(self) -> None:
         """Reads the followed topics to their present end."""
-        if not await asyncio.to_thread(self.follower.sync, SYNC_LIMIT_S):
+        waiting = asyncio.ensure_future(asyncio.to_thread(self.follower.sync, SYNC_LIMIT_S))
+        while not waiting.done():
+            await asyncio.wait([waiting], timeout=1.0)
+            self.app.vitals.moved += 1  # waiting is no stall, it has a limit of its own
+        if not waiting.result():
             fatal(f"policies, cards and rankings could not be read within {SYNC_LIMIT_S:.0f} s")
         self.look()
 
@@ -367,6 +403,7 @@ class Agents:
         messages, positions = self.follower.take()
         policies: list[Recorded[ScoringPolicyUpdated]] = []
         cards: list[Recorded[RateCardUpdated]] = []
+        results: list[Recorded[SlmBenchmarkResults]] = []
         for message in messages:
             match message.topic():
                 case MODEL_PROFILE_SCORED.name:
@@ -375,40 +412,45 @@ class Agents:
                     self.on_active(message)
                 case _:
                     match codec.decode(self.catalogue, message):
-                        case Recorded(event=ScoringPolicyUpdated()) as item:
+                        case Recorded(event=ScoringPolicyUpdated() as policy) as item:
                             policies.append(cast(Recorded[ScoringPolicyUpdated], item))
+                            warn_of(policy, self.windowing.longest_panes)
                         case Recorded(event=RateCardUpdated()) as item:
                             cards.append(cast(Recorded[RateCardUpdated], item))
+                        case Recorded(event=SlmBenchmarkResults()) as item:
+                            results.append(cast(Recorded[SlmBenchmarkResults], item))
+                        case Recorded(event=ModelProfileRecommended() as event):
+                            self.known.recommended.add(event.event_id)
                         case _:
                             pass  # the projector files these topics and buries what is bad
         self.known.policies.extend(policies)
         self.known.cards.extend(cards)
+        self.known.benchmarks.extend(results)
         self.known.positions = _controls(positions)
-        if policies or cards:
+        if policies or cards or results:
             for part in self.current():
-                self.publish(part.scorer.statements(policies, cards))
+                self.publish(part.scorer.statements(policies, cards, results))
         for part in self.metrics.values():
             part.scorer.inputs(self.known.positions)
 
     def on_ranking(self, message: Message) -> None:
         """Keeps the newest ranking of each key and status; the first record of an id counts."""
         said = summary(message)
-        status, version = (
-            self.status_of(message)
-            if said is None
-            else (said.status, (said.as_of_ms, said.revision))
-        )
-        key = message.key() or b""
-        newest = self.known.rankings.get((key, status))
+        if said is None:
+            said = self.summary_of(message)
+        version = (said.as_of_ms, said.revision)
+        which = (message.key() or b"", said.status, said.generation)
+        newest = self.known.rankings.get(which)
         if newest is None or version > newest[0]:
-            self.known.rankings[key, status] = (version, message)
+            self.known.rankings[which] = (version, message)
 
-    def status_of(self, message: Message) -> tuple[str, tuple[int, int]]:
+    def summary_of(self, message: Message) -> Summary:
         """The same from the record itself, where the header is missing."""
         item = codec.decode(self.catalogue, message)
         if isinstance(item, Recorded) and isinstance(item.event, ModelProfileScored):
-            return item.event.status.value, (item.event.as_of_ms, item.event.revision)
-        return RankingStatus.UNKNOWN.value, (0, 0)
+            e = item.event
+            return Summary(e.status.value, e.as_of_ms, e.revision, e.generation)
+        return Summary(RankingStatus.UNKNOWN.value, 0, 0, 0)
 
     def rankings(self) -> list[ModelProfileScored]:
         """The newest rankings in the log, older ones first."""
@@ -425,11 +467,13 @@ class Agents:
         event = item.event if isinstance(item, Recorded) else None
         readable = isinstance(item, (Recorded, codec.Tombstone))
         where = (message.partition() or 0, message.key() or b"")
-        self.known.active[where] = (
-            message.offset() or 0,
-            event if isinstance(event, ModelProfileActive) else None,
-            readable,
-        )
+        said = event if isinstance(event, ModelProfileActive) else None
+        _, before, _ = self.known.active.get(where, (0, None, True))
+        if before is not None and readable:
+            self.known.profiles.pop(recommending.profile_key(before), None)
+        if said is not None:
+            self.known.profiles[recommending.profile_key(said)] = said
+        self.known.active[where] = (message.offset() or 0, said, readable)
 
     def current(self) -> list[MetricsPart]:
         """Partitions of slm.metrics that are ours now."""
@@ -453,6 +497,7 @@ class Agents:
                 self.flush()
                 if time.monotonic() - reconciled > RECONCILE_EVERY_S:
                     reconciled = time.monotonic()
+                    self.recommend()
                     self.reconcile()
                 self.tell()
             except Exception as error:
@@ -519,12 +564,13 @@ def run(
     session_s: float = 10.0,
     stall_s: float = 15.0,
     instance: str | None = None,
-    generation: int = GENERATION,
+    generation: int | None = None,
 ) -> int:
     """Runs a worker in the foreground until SIGINT or SIGTERM; returns its exit status.
 
     session_s, instance: as streams.app.build. stall_s: no progress for this long, and the worker
-    ends itself with status 70, to be started again. generation: of the facts that are ranked.
+    ends itself with status 70, to be started again. generation: of the facts that are ranked;
+    default: that of the settings.
     Raises BadConfiguration, Unreachable, LogDamaged when it cannot start.
     """
     begun = time.monotonic()
@@ -536,7 +582,14 @@ def run(
         kafka.partitions(client, topic.name)
     follower = Follower(
         bootstrap,
-        (SCORING_POLICY_UPDATED, RATE_CARD_UPDATED, MODEL_PROFILE_SCORED, MODEL_PROFILE_ACTIVE),
+        (
+            SCORING_POLICY_UPDATED,
+            RATE_CARD_UPDATED,
+            SLM_BENCHMARK_RESULTS,
+            MODEL_PROFILE_SCORED,
+            MODEL_PROFILE_RECOMMENDED,
+            MODEL_PROFILE_ACTIVE,
+        ),
         lambda message: _ask(catalogue, message),
     )
     loop = uvloop.new_event_loop()
@@ -544,7 +597,8 @@ def run(
     app = build(settings, session_s=session_s, instance=instance)
     outbound = kafka.Outbound(kafka.producer(bootstrap))
     status = StatusFile(settings.data, f"agents-{instance or this_process()}")
-    Agents(app, catalogue, outbound, follower, status, generation)
+    ranked = settings.generation if generation is None else generation
+    Agents(app, catalogue, outbound, follower, status, ranked, windowing(settings))
     watchdog = Watchdog(app, bootstrap, stall_s)
     watchdog.start()
     worker = Worker(app, loop=loop, loglevel="WARN", logging_config=LOGGING)
@@ -561,6 +615,20 @@ def run(
         ending.set()
         follower.close()
     return 0
+
+
+def warn_of(policy: ScoringPolicyUpdated, longest_panes: int) -> None:
+    """Says of a policy that looks back further than facts are kept that its finals may stop."""
+    if policy.window_panes > longest_panes:
+        log.warning(
+            "policy %s of %s/%s: window_panes is %d, above ROSTER_WINDOW_PANES, %d: facts are"
+            " not kept for so long, and its final rankings may stop",
+            policy.event_id,
+            policy.role,
+            policy.deployment_mode,
+            policy.window_panes,
+            longest_panes,
+        )
 
 
 class Worker(faust.Worker):
@@ -613,5 +681,5 @@ def _append_ms(record: ConsumerRecord) -> int:
 
 
 def _controls(positions: Mapping[tuple[str, int], int]) -> dict[tuple[str, int], int]:
-    names = {SCORING_POLICY_UPDATED.name, RATE_CARD_UPDATED.name}
+    names = {SCORING_POLICY_UPDATED.name, RATE_CARD_UPDATED.name, SLM_BENCHMARK_RESULTS.name}
     return {tp: offset for tp, offset in positions.items() if tp[0] in names}

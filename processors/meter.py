@@ -1,4 +1,5 @@
-"""The meter's shell: llm.invocation -> cumulative facts and marks in slm.metrics.
+"""The meter's shell: what is folded (llm.invocation, model.quality.observed) -> cumulative facts
+and marks in slm.metrics.
 
 All that decides is in meter_protocol.py and pane_fold.py; here are the clients. One transaction
 holds facts, marks, late events and the group's offsets, so a stale owner is refused by the broker.
@@ -12,9 +13,6 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any, Final
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute
 from confluent_kafka import (
     Consumer,
     KafkaError,
@@ -23,24 +21,25 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-from processors.meter_protocol import GENERATION, Flush, Meter
-from processors.pane_fold import Columns, Late, Stretch, columns_of
+from processors.columns import columns_of
+from processors.configured import windowing
+from processors.meter_protocol import Flush, Meter, Source
+from processors.pane_fold import Late, Stretch
+from processors.stretches import stretches
 from schemas import ClockTick, LateEvent, MeterMark, PaneFact, Recorded
-from schemas.values import OUTCOMES, canonical_mode, canonical_role, derived_id
+from schemas.values import derived_id
 from streams import kafka
-from streams.batch import InvocationBatch, decode_invocations
-from streams.codec import decode, encode, tick_ms
+from streams.codec import decode, encode
 from streams.errors import LogDamaged, Stopped, Unreachable
 from streams.registry import Catalogue, Registry
 from streams.settings import Settings
 from streams.status import StatusFile
-from streams.topics import LATE_EVENTS, LLM_INVOCATION, SLM_METRICS
+from streams.topics import BY_NAME, FOLDED, LATE_EVENTS, SLM_METRICS
 
-pc: Any = pyarrow.compute  # its stubs refuse plain scalars
 log = logging.getLogger("roster.meter")
 
-GROUP: Final = f"roster-meter-g{GENERATION}"
 FLUSH_S: Final = 0.2
+FOLD_AT: Final = 5_000  # records
 TICK_AFTER_S: Final = 5.0
 LAW: Final = ("consumed", "applied", "duplicate", "late", "dead_lettered", "conflict", "control")
 SESSION_MS: Final = 10_000
@@ -57,19 +56,20 @@ class MeterShell:
         bootstrap = settings.need_kafka()
         self._registry = Registry(settings.need_registry())
         self._stopped = stopped
-        topics = (LLM_INVOCATION, SLM_METRICS, LATE_EVENTS)
+        topics = (*FOLDED, SLM_METRICS, LATE_EVENTS)
         self._catalogue = Catalogue(self._registry, topics, stopped)
-        self._follower = kafka.consumer(bootstrap, f"{GROUP}-follower")
+        self._group = f"roster-meter-g{settings.generation}"
+        self._follower = kafka.consumer(bootstrap, f"{self._group}-follower")
         metrics = kafka.partitions(self._follower, SLM_METRICS.name)
-        source = kafka.partitions(self._follower, LLM_INVOCATION.name)
+        sources = {t.name: len(kafka.partitions(self._follower, t.name)) for t in FOLDED}
         self._follower.assign([TopicPartition(SLM_METRICS.name, p, 0) for p in metrics])
         self._followed = dict.fromkeys(metrics, 0)
         self._meter = Meter(
-            LLM_INVOCATION.name, len(source), len(metrics), GENERATION, f"meter-{instance}"
+            sources, len(metrics), settings.generation, f"meter-{instance}", windowing(settings)
         )
         self._consumer = kafka.consumer(
             bootstrap,
-            GROUP,
+            self._group,
             **{
                 "group.instance.id": f"meter-{instance}",
                 "session.timeout.ms": SESSION_MS,
@@ -80,18 +80,19 @@ class MeterShell:
         self._producer = kafka.producer(
             bootstrap,
             **{
-                "transactional.id": f"{GROUP}-{instance}",
+                "transactional.id": f"{self._group}-{instance}",
                 "transaction.timeout.ms": TRANSACTION_MS,
                 "message.timeout.ms": TRANSACTION_MS - 1_000,
             },
         )
         self._ticker = kafka.producer(bootstrap)
         self._status = StatusFile(settings.data, f"meter-{instance}")
-        self._waiting: list[int] = []  # assigned, not yet folding
+        self._waiting: list[Source] = []  # assigned, not yet folding
         self._waiting_since = 0.0
         self._ends: dict[int, int] = {}  # of slm.metrics, since the assignment
         self._metadata: Any = None
-        self._moved: dict[int, tuple[int | None, float]] = {}  # watermark, and since when
+        self._moved: dict[Source, tuple[int | None, float]] = {}  # watermark, and since when
+        self._read: list[Message] = []  # not yet folded
         self._in = self._out = 0
         self._note = ""
 
@@ -102,10 +103,10 @@ class MeterShell:
         the old generation, by which the broker refuses it."""
         consumer.assign([])  # nothing is read before marks and offsets agree
         self._metadata = consumer.consumer_group_metadata()
-        self._settle_later([tp.partition for tp in partitions])
+        self._settle_later([(tp.topic, tp.partition) for tp in partitions])
 
-    def _settle_later(self, partitions: list[int]) -> None:
-        self._waiting = sorted(partitions)
+    def _settle_later(self, sources: list[Source]) -> None:
+        self._waiting = sorted(sources)
         self._waiting_since = time.monotonic()
         self._ends = {}
 
@@ -116,7 +117,7 @@ class MeterShell:
         consumer.unassign()
 
     def _settle(self) -> None:
-        """Starts folding once every partition's mark and committed offset agree."""
+        """Starts folding once every source's mark and committed offset agree."""
         if not self._waiting:
             return
         if not self._ends:
@@ -124,7 +125,7 @@ class MeterShell:
         self._follow()
         if any(self._followed[p] < end for p, end in self._ends.items()):
             return
-        wanted = [TopicPartition(LLM_INVOCATION.name, p) for p in self._waiting]
+        wanted = [TopicPartition(*source) for source in self._waiting]
         try:
             found = self._consumer.committed(wanted, timeout=5)
         except KafkaException as error:
@@ -136,30 +137,31 @@ class MeterShell:
             committed = tp.offset if tp.error is None and tp.offset >= 0 else None
             if tp.error is not None:
                 return
-            start = self._meter.assign(tp.partition, committed)
+            source = (tp.topic, tp.partition)
+            start = self._meter.assign(source, committed)
             if start is None:
                 self._meter.reset()
                 self._ends = {}
-                self._complain(tp.partition, committed)
+                self._complain(source, committed)
                 return
-            starts.append(TopicPartition(LLM_INVOCATION.name, tp.partition, start))
-        log.info(
-            "folding %s", ", ".join(f"{tp.partition} from {tp.offset}" for tp in starts) or "none"
-        )
+            starts.append(TopicPartition(*source, start))
+        told = ", ".join(f"{tp.topic}[{tp.partition}] from {tp.offset}" for tp in starts)
+        log.info("folding %s", told or "none")
         self._waiting = []
+        self._read = []  # of a former assignment
         now = time.monotonic()
-        self._moved = {p: (fold.watermark_ms, now) for p, fold in self._meter.folds.items()}
+        self._moved = {s: (fold.watermark_ms, now) for s, fold in self._meter.folds.items()}
         self._consumer.assign(starts)
 
-    def _complain(self, partition: int, committed: int | None) -> None:
+    def _complain(self, source: Source, committed: int | None) -> None:
         """Raises LogDamaged when mark and offset have not agreed for far longer than any
         transaction lasts."""
         if time.monotonic() - self._waiting_since < DISAGREE_S:
             return
-        mark = self._meter.marks.get(partition)
+        mark = self._meter.marks.get(source)
         raise LogDamaged(
-            f"{LLM_INVOCATION.name}[{partition}]: the newest mark in {SLM_METRICS.name} says"
-            f" {'nothing' if mark is None else mark.up_to_offset + 1}, group {GROUP} says"
+            f"{source[0]}[{source[1]}]: the newest mark in {SLM_METRICS.name} says"
+            f" {'nothing' if mark is None else mark.up_to_offset + 1}, group {self._group} says"
             f" {committed}: were offsets or the topic changed by hand? set them equal again"
         )
 
@@ -202,27 +204,24 @@ class MeterShell:
 
     def _fold(self, messages: Sequence[Message]) -> None:
         folds = self._meter.folds
-        ours = [
-            m
-            for m in self._sound(messages)
-            if m.partition() in folds and (m.offset() or 0) >= folds[m.partition() or 0].position
-        ]
-        if not ours:
-            return
-        self._in += len(ours)
-        batch = decode_invocations(self._catalogue, ours)
-        for partition, stretch in stretches(batch).items():
-            self._meter.fold(partition, stretch)
+        ours: dict[str, list[Message]] = {}
+        for message in self._sound(messages):
+            source = (message.topic() or "", message.partition() or 0)
+            if source in folds and (message.offset() or 0) >= folds[source].position:
+                ours.setdefault(source[0], []).append(message)
+        for topic, found in ours.items():
+            self._in += len(found)
+            for partition, stretch in stretches(self._catalogue, BY_NAME[topic], found).items():
+                self._meter.fold((topic, partition), stretch)
 
     def _pass_holes(self) -> None:
         """Folds what lies behind the last record: markers of transactions, which are no records.
         Else such a partition would seem unread for ever, and never be given a tick."""
         folds = self._meter.folds
-        wanted = [TopicPartition(LLM_INVOCATION.name, p) for p in folds]
-        for tp in self._consumer.position(wanted):
-            if tp.error is None and tp.offset > folds[tp.partition].position:
-                hole = Stretch(columns_of([]), [], [], tp.offset - 1)
-                self._meter.fold(tp.partition, hole)
+        for tp in self._consumer.position([TopicPartition(*source) for source in folds]):
+            source = (tp.topic, tp.partition)
+            if tp.error is None and tp.offset > folds[source].position:
+                self._meter.fold(source, Stretch(columns_of([]), [], [], tp.offset - 1))
 
     # --- writing
 
@@ -257,7 +256,7 @@ class MeterShell:
 
         self._producer.begin_transaction()
         for source, late in flush.late:
-            event = late_event(self._meter, source, late)
+            event = late_event(source, late, self._meter.generation)
             datum = encode(self._catalogue, LATE_EVENTS, event)
             send(LATE_EVENTS.name, event.event_id.encode(), datum, 0)
         for out in flush.records:
@@ -266,9 +265,7 @@ class MeterShell:
         left = self._producer.flush(TRANSACTION_MS / 1000)
         if failed or left:
             raise KafkaException(failed[0] if failed else KafkaError(KafkaError._MSG_TIMED_OUT))
-        offsets = [
-            TopicPartition(LLM_INVOCATION.name, p, offset) for p, offset in flush.offsets.items()
-        ]
+        offsets = [TopicPartition(*source, offset) for source, offset in flush.offsets.items()]
         self._producer.send_offsets_to_transaction(offsets, self._metadata, 10)
         self._producer.commit_transaction(10)
 
@@ -281,53 +278,48 @@ class MeterShell:
         if error.fatal():
             raise KafkaException(error)
         self._producer.abort_transaction(10)
-        partitions = list(self._meter.folds)
+        sources = list(self._meter.folds)
         self._meter.reset()
         self._consumer.assign([])
-        self._settle_later(partitions)
+        self._settle_later(sources)
 
     def _tick(self) -> None:
         """Moves time on in partitions of ours that are read to their end and have been silent."""
         base = self._meter.tick_base()
         now = time.monotonic()
-        for partition, fold in self._meter.folds.items():
-            watermark, since = self._moved.get(partition, (None, now))
-            if fold.watermark_ms != watermark or partition not in self._moved:
-                self._moved[partition] = (fold.watermark_ms, now)
+        for source, fold in self._meter.folds.items():
+            watermark, since = self._moved.get(source, (None, now))
+            if fold.watermark_ms != watermark or source not in self._moved:
+                self._moved[source] = (fold.watermark_ms, now)
                 continue
             if base is None or now - since < TICK_AFTER_S or not fold.caught_up:
                 continue
-            tp = TopicPartition(LLM_INVOCATION.name, partition)
             try:
-                _, end = self._consumer.get_watermark_offsets(tp, timeout=5)
+                _, end = self._consumer.get_watermark_offsets(TopicPartition(*source), timeout=5)
             except KafkaException:
                 return  # the broker is busy: the next look will do
             if fold.position < end:
                 continue
+            topic, partition = source
             tick = ClockTick(
-                event_id=derived_id("clock.tick", LLM_INVOCATION.name, partition, end),
+                event_id=derived_id("clock.tick", topic, partition, end),
                 occurred_at_ms=base[0],
                 source=self._meter.owner,
                 base_occurred_at_ms=base[0],
                 base_append_ms=base[1],
             )
-            self._ticker.produce(
-                LLM_INVOCATION.name,
-                value=encode(self._catalogue, LLM_INVOCATION, tick),
-                key=b"clock",
-                partition=partition,
-            )
-            self._moved[partition] = (watermark, now)
+            value = encode(self._catalogue, BY_NAME[topic], tick)
+            self._ticker.produce(topic, value=value, key=b"clock", partition=partition)
+            self._moved[source] = (watermark, now)
         self._ticker.poll(0)
 
     # --- life
 
     def _report(self, *, force: bool = False) -> None:
         lag = 0
-        for partition, fold in self._meter.folds.items():
-            tp = TopicPartition(LLM_INVOCATION.name, partition)
+        for source, fold in self._meter.folds.items():
             try:
-                _, end = self._consumer.get_watermark_offsets(tp, cached=True)
+                _, end = self._consumer.get_watermark_offsets(TopicPartition(*source), cached=True)
             except KafkaException:
                 end = -1
             lag += max(0, end - fold.position)
@@ -347,7 +339,7 @@ class MeterShell:
         """
         self._producer.init_transactions(30)
         self._consumer.subscribe(
-            [LLM_INVOCATION.name],
+            [topic.name for topic in FOLDED],
             on_assign=self._assigned,
             on_revoke=self._revoked,
             on_lost=self._revoked,
@@ -355,9 +347,12 @@ class MeterShell:
         flushed = time.monotonic()
         while not self._stopped():
             wait = max(0.0, flushed + FLUSH_S - time.monotonic())
-            messages = kafka.drain(self._consumer, 0.05 if self._waiting else wait)
-            self._fold(messages)
-            if time.monotonic() - flushed >= FLUSH_S:
+            self._read += kafka.drain(self._consumer, 0.05 if self._waiting else wait)
+            due = time.monotonic() - flushed >= FLUSH_S
+            if due or len(self._read) >= FOLD_AT:  # many small batches cost far more than one
+                messages, self._read = self._read, []
+                self._fold(messages)
+            if due:
                 self._follow()
                 self._pass_holes()
                 self._flush()
@@ -396,123 +391,20 @@ def law_of(meter: Meter) -> dict[str, int]:
     return {name: sum(getattr(mark, name) for mark in marks) for name in LAW} if marks else {}
 
 
-def late_event(meter: Meter, source: int, late: Late) -> LateEvent:
-    """The event that says an invocation missed its pane; made again it is the same."""
+def late_event(source: Source, late: Late, generation: int) -> LateEvent:
+    """The event that says that one of a source missed its pane; made again it is the same."""
+    topic, partition = source
     return LateEvent(
-        event_id=derived_id("late.event", meter.source, source, late.offset, meter.generation),
+        event_id=derived_id("late.event", topic, partition, late.offset, generation),
         occurred_at_ms=late.append_ms,
         source="roster-meter",
         late_event_id=late.event_id,
-        origin_topic=meter.source,
-        origin_partition=source,
+        origin_topic=topic,
+        origin_partition=partition,
         origin_offset=late.offset,
         pane_start_ms=late.pane_ms,
         watermark_ms=late.watermark_ms,
-        generation=meter.generation,
-    )
-
-
-def stretches(batch: InvocationBatch) -> dict[int, Stretch]:
-    """A decoded batch as one stretch per partition."""
-    table = batch.table
-    columns = whole(table, batch.bodies)
-    partitions = table.column("partition").to_numpy()
-    order = np.argsort(partitions, kind="stable")
-    result = {}
-    for partition, up_to in batch.passed.items():
-        rows = order[
-            np.searchsorted(partitions[order], partition) : np.searchsorted(
-                partitions[order], partition, side="right"
-            )
-        ]
-        result[partition] = Stretch(
-            columns=take(columns, rows),
-            ticks=[
-                (t.at.offset, tick_ms(t.event, t.at.append_ms))
-                for t in batch.ticks
-                if t.at.partition == partition
-            ],
-            dead=[b.at.offset for b in batch.bad if b.at.partition == partition],
-            up_to_offset=up_to,
-        )
-    return result
-
-
-def take(columns: Columns, rows: np.ndarray[Any, np.dtype[np.int64]]) -> Columns:
-    """These rows of the columns, in this order."""
-    chosen = rows.tolist()
-    return Columns(
-        offset=columns.offset[rows],
-        occurred_at_ms=columns.occurred_at_ms[rows],
-        append_ms=columns.append_ms[rows],
-        identity=[columns.identity[i] for i in chosen],
-        event_id=[columns.event_id[i] for i in chosen],
-        body=[columns.body[i] for i in chosen],
-        who=columns.who[rows],
-        groups=columns.groups,
-        outcome=columns.outcome[rows],
-        units=columns.units[rows],
-        latency_us=columns.latency_us[rows],
-        reported={
-            new: columns.reported[old] for new, old in enumerate(chosen) if old in columns.reported
-        }
-        if columns.reported
-        else {},
-    )
-
-
-def whole(table: pa.Table, bodies: Sequence[bytes]) -> Columns:
-    """Columns of a whole Arrow table; partitions are not told apart."""
-    codes: np.ndarray[Any, np.dtype[np.int64]] = np.zeros(len(table), np.int64)
-    levels: list[list[str]] = []
-    for name, canonical in (
-        ("role", canonical_role),
-        ("mode", canonical_mode),
-        ("provider", str),
-        ("model", str),
-    ):
-        coded = pc.dictionary_encode(pc.fill_null(table.column(name), "")).combine_chunks()
-        levels.append([canonical(value) for value in coded.dictionary.to_pylist()])
-        index = coded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-        codes = codes * max(1, len(levels[-1])) + index
-    distinct, who = np.unique(codes, return_inverse=True)
-    groups = []
-    for code in distinct.tolist():
-        parts = []
-        rest = code
-        for level in reversed(levels):
-            rest, index = divmod(rest, max(1, len(level)))
-            parts.append(level[index])
-        groups.append((parts[3], parts[2], parts[1], parts[0]))
-    outcomes = pc.dictionary_encode(table.column("outcome")).combine_chunks()
-    known = np.array([OUTCOMES.index(o) for o in outcomes.dictionary.to_pylist()], np.int64)
-    reported: Any = table.column("reported_cost_picousd")
-    identity: Any = pc.binary_join_element_wise(
-        table.column("tenant"), table.column("source"), table.column("event_id"), "\x00"
-    )
-    ids: Any = table.column("event_id")
-    there = np.flatnonzero(pc.is_valid(reported).to_numpy())
-    return Columns(
-        offset=table.column("offset").to_numpy(),
-        occurred_at_ms=table.column("occurred_at_ms").to_numpy(),
-        append_ms=table.column("stamped_ms").to_numpy(),
-        identity=identity.to_pylist(),
-        event_id=ids.to_pylist(),
-        body=bodies,
-        who=who.astype(np.int64),
-        groups=groups,
-        outcome=known[outcomes.indices.to_numpy(zero_copy_only=False)]
-        if len(table)
-        else np.empty(0, np.int64),
-        units=np.stack(
-            [
-                table.column(name).to_numpy()
-                for name in ("input_tokens", "cached_tokens", "output_tokens")
-            ],
-            axis=1,
-        ),
-        latency_us=table.column("latency_us").to_numpy(),
-        reported=dict(zip(there.tolist(), reported.take(there).to_pylist(), strict=True)),
+        generation=generation,
     )
 
 

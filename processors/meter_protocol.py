@@ -2,27 +2,33 @@
 
 The shell (meter.py) and the simulation (tests) drive it alike:
 
-    observe   a committed record of slm.metrics: marks of every partition, keys of facts
-    assign    a source partition is ours: where to read from, or None while a transaction of a
-              former owner may still be under way
-    fold      the next stretch of one of our partitions
+    observe   a committed record of slm.metrics: marks of every source, keys of facts
+    assign    a source is ours: where to read from, or None while a transaction of a former owner
+              may still be under way
+    fold      the next stretch of one of our sources
     flush     what one transaction shall hold: facts, then marks, then the consumer's offsets
     committed / reset     how that transaction ended; after an abort everything starts again from
               the last committed marks
+
+A source is a partition of a topic. There may be several topics: one meter folds partitions of all
+of them, and what it concludes from watermarks it concludes from those of all sources.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Final
 from zlib import crc32
 
 from processors.pane_fold import Late, PartitionFold, Stretch
-from processors.windows import PANE_MS, SLACK_MS, WINDOW_MS, pane_of
+from processors.windows import STANDARD, Windowing
 from schemas.slm_metrics import MeterMark, PaneFact
 
-GENERATION: Final = 1
+GENERATION: Final = 2
 """A changed fold, or a re-created topic, is the next generation, computed beside the old one."""
 SEPARATOR: Final = "\x1f"
+
+Source = tuple[str, int]
+"""(topic, partition)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +42,12 @@ class Out:
 
 @dataclass(frozen=True, slots=True)
 class Flush:
-    """One transaction. records: facts and tombstones, then marks. late: (source partition, event).
-    offsets: next offset per source partition, to be sent with the group's metadata."""
+    """One transaction. records: facts and tombstones, then marks. offsets: the next one of each
+    source, to be sent with the group's metadata."""
 
     records: tuple[Out, ...]
-    late: tuple[tuple[int, Late], ...]
-    offsets: dict[int, int]
+    late: tuple[tuple[Source, Late], ...]
+    offsets: dict[Source, int]
 
 
 def place(role: str, partitions: int) -> int:
@@ -72,43 +78,50 @@ def fact_key(key: bytes) -> FactKey | None:
 
 
 class Meter:
-    """One member of the meter's group. All times are of the log; nothing here reads a clock."""
+    """One member of the meter's group. sources: partitions per source topic. All times are of the
+    log; nothing here reads a clock."""
 
     fold_type: ClassVar[type[PartitionFold]] = PartitionFold
 
     def __init__(
         self,
-        source: str,
-        source_partitions: int,
+        sources: Mapping[str, int],
         metrics_partitions: int,
         generation: int,
         owner: str,
+        windowing: Windowing = STANDARD,
     ) -> None:
-        self.source = source
-        self.source_partitions = source_partitions
+        self.sources = [
+            (topic, p) for topic, count in sorted(sources.items()) for p in range(count)
+        ]
         self.metrics_partitions = metrics_partitions
         self.generation = generation
         self.owner = owner
-        self.marks: dict[int, MeterMark] = {}  # newest committed one per source partition
-        self.keys: dict[int, dict[bytes, tuple[int, int]]] = {}  # fact -> (partition, pane)
-        self.folds: dict[int, PartitionFold] = {}
-        self._late: list[tuple[int, Late]] = []
-        self._taken: dict[int, int] = {}  # position of each fold at its last commit
+        self.windowing = windowing
+        self.marks: dict[Source, MeterMark] = {}  # newest committed one of each source
+        self.keys: dict[Source, dict[bytes, tuple[int, int]]] = {}  # fact -> (partition, pane)
+        self.folds: dict[Source, PartitionFold] = {}
+        self._late: list[tuple[Source, Late]] = []
+        self._taken: dict[Source, int] = {}  # position of each fold at its last commit
 
     # --- what the log says
 
     def observe(self, partition: int, key: bytes, value: PaneFact | MeterMark | None) -> None:
         """Takes a committed record of slm.metrics, ours or another owner's."""
         if isinstance(value, MeterMark):
-            known = self.marks.get(value.source_partition)
-            ours = value.source_topic == self.source and value.generation == self.generation
+            source = (value.source_topic, value.source_partition)
+            known = self.marks.get(source)
+            ours = source in self.sources and value.generation == self.generation
             if ours and (known is None or value.up_to_offset > known.up_to_offset):
-                self.marks[value.source_partition] = value
+                self.marks[source] = value
             return
         fact = fact_key(key)
-        if fact is None or fact.source_topic != self.source or fact.generation != self.generation:
+        if fact is None or fact.generation != self.generation:
             return
-        keys = self.keys.setdefault(fact.source_partition, {})
+        source = (fact.source_topic, fact.source_partition)
+        if source not in self.sources:
+            return
+        keys = self.keys.setdefault(source, {})
         if value is None:
             keys.pop(key, None)
         else:
@@ -116,18 +129,18 @@ class Meter:
 
     # --- whose partitions
 
-    def assign(self, partition: int, committed: int | None) -> int | None:
+    def assign(self, source: Source, committed: int | None) -> int | None:
         """Offset to read from, or None: ask again when more of slm.metrics has been observed.
 
         committed: the group's stable committed offset, None if it has none. The marks are the
         truth; the offset only proves that no transaction with a newer mark is under way.
         """
-        mark = self.marks.get(partition)
+        mark = self.marks.get(source)
         if not self.settled(mark, committed):
             return None
-        fold = self.fold_type(self.source, partition, self.generation, mark)
-        self.folds[partition] = fold
-        self._taken[partition] = fold.up_to_offset + 1
+        fold = self.fold_type(*source, self.generation, mark, self.windowing)
+        self.folds[source] = fold
+        self._taken[source] = fold.up_to_offset + 1
         return self.start_of(fold, mark)
 
     def settled(self, mark: MeterMark | None, committed: int | None) -> bool:
@@ -141,11 +154,11 @@ class Meter:
         """Where a fold begins to read: the first event of the oldest pane that was open."""
         return fold.position
 
-    def revoke(self, partitions: Sequence[int]) -> None:
-        """These partitions are no longer ours. What was not committed, the next owner folds."""
-        for partition in partitions:
-            self.folds.pop(partition, None)
-            self._taken.pop(partition, None)
+    def revoke(self, sources: Iterable[Source]) -> None:
+        """These are no longer ours. What was not committed, the next owner folds."""
+        for source in sources:
+            self.folds.pop(source, None)
+            self._taken.pop(source, None)
         self._late = [entry for entry in self._late if entry[0] in self.folds]
 
     def reset(self) -> None:
@@ -154,31 +167,31 @@ class Meter:
 
     # --- folding
 
-    def fold(self, partition: int, stretch: Stretch) -> None:
-        """Folds the next stretch of a partition of ours."""
-        late = self.folds[partition].fold(stretch)
-        self._late.extend((partition, event) for event in late)
+    def fold(self, source: Source, stretch: Stretch) -> None:
+        """Folds the next stretch of a source of ours."""
+        late = self.folds[source].fold(stretch)
+        self._late.extend((source, event) for event in late)
 
     # --- one transaction
 
     def flush(self) -> Flush | None:
         """What is to be committed now; None if nothing has changed."""
-        moved = {p: f for p, f in sorted(self.folds.items()) if f.up_to_offset + 1 > self._taken[p]}
+        moved = {s: f for s, f in sorted(self.folds.items()) if f.up_to_offset + 1 > self._taken[s]}
         if not moved:
             return None
         records: list[Out] = []
         marks: list[Out] = []
         floor = self._floor()
-        for partition, fold in moved.items():
+        for source, fold in moved.items():
             for fact in fold.facts():
                 records.append(Out(place(fact.role, self.metrics_partitions), fact.key(), fact))
-            for key, (where, pane) in self.keys.get(partition, {}).items():
+            for key, (where, pane) in self.keys.get(source, {}).items():
                 if pane < self.gone_before(fold, floor):
                     records.append(Out(where, key, None))
             mark = fold.mark(_newer(fold.kept_from_ms, floor), self.owner)
             marks.extend(Out(p, mark.key(), mark) for p in range(self.metrics_partitions))
         late = tuple(entry for entry in self._late if entry[0] in moved)
-        offsets = {p: f.up_to_offset + 1 for p, f in moved.items()}
+        offsets = {s: f.up_to_offset + 1 for s, f in moved.items()}
         return Flush((*records, *marks), late, offsets)
 
     def gone_before(self, fold: PartitionFold, floor: int | None) -> int:
@@ -186,22 +199,26 @@ class Meter:
         return -1 if fold.kept_from_ms is None else fold.kept_from_ms
 
     def _floor(self) -> int | None:
-        """Oldest pane that anyone may still need, by the smallest committed watermark."""
-        marks = [self.marks.get(p) for p in range(self.source_partitions)]
-        watermarks = [m.watermark_ms for m in marks if m is not None and m.watermark_ms is not None]
-        if len(watermarks) < self.source_partitions:
-            return None
-        return pane_of(max(0, min(watermarks) - WINDOW_MS - SLACK_MS - PANE_MS))
+        """Oldest pane that anyone may still need, by the smallest committed watermark of all
+        sources; None while one of them has none."""
+        marks = [self.marks.get(source) for source in self.held_by()]
+        known = [m.watermark_ms for m in marks if m is not None and m.watermark_ms is not None]
+        return self.windowing.kept_from(min(known)) if len(known) == len(marks) else None
+
+    def held_by(self) -> Iterable[Source]:
+        """The sources whose watermarks keep facts from being deleted."""
+        return self.sources
 
     def committed(self, flush: Flush) -> None:
         """The transaction of a flush is in the log."""
         for out in flush.records:
             self.observe(out.partition, out.key, out.value)
             if isinstance(out.value, MeterMark):
-                self.folds[out.value.source_partition].kept_from_ms = out.value.kept_from_ms
-        for partition, offset in flush.offsets.items():
-            self.folds[partition].committed()
-            self._taken[partition] = offset
+                source = (out.value.source_topic, out.value.source_partition)
+                self.folds[source].kept_from_ms = out.value.kept_from_ms
+        for source, offset in flush.offsets.items():
+            self.folds[source].committed()
+            self._taken[source] = offset
         self._late = [entry for entry in self._late if entry[0] not in flush.offsets]
 
     # --- ticks

@@ -1,76 +1,25 @@
-"""Pure fold of one source partition of llm.invocation: verdicts, sums, watermark (design, 2).
+"""Pure fold of one source partition: verdicts, sums, watermark (design, 2).
 
-Batches of columns in, state and late events out. The same code folds ten events of a simulation
-and ten thousand of a live broker.
+Batches of columns in, state and late events out. The same code folds invocations and observations,
+ten events of a simulation and ten thousand of a live broker.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import ClassVar, Final
 
 import numpy as np
 import xxhash
-from numpy.typing import NDArray
 
-from processors.sketch import BUCKETS, bucket_of
-from processors.totals import UNIT_PAIRS, Totals
-from processors.windows import (
-    BOUND_MS,
-    GRACE_MS,
-    PANE_MS,
-    is_closed,
-    watermark_after,
-)
+from processors.columns import Columns, Ints
+from processors.totals import Totals
+from processors.windows import STANDARD, Windowing
 from schemas.slm_metrics import MeterMark, PaneFact
-from schemas.values import COMPLETE, OUTCOMES
 
-Ints = NDArray[np.int64]
-COMPLETE_CODES = np.array([o in COMPLETE for o in OUTCOMES])
-NEVER = np.iinfo(np.int64).min // 2
+NEVER: Final = np.iinfo(np.int64).min // 2
 """Stands for minus infinity: no event time is below it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Columns:
-    """Good events of one partition in offset order; all arrays have shape (rows,).
-
-    who: index into groups, the distinct (role, mode, provider, model), roles and modes canonical.
-    outcome: index into schemas.values.OUTCOMES. units: shape (rows, 3): input, cached, output
-    tokens. reported: cost in pico-USD per row index, only where reported. identity: (tenant,
-    source, event_id) as one string. body: the record's value. append_ms: as the broker stamped it,
-    never a header: it is the base of ticks.
-    """
-
-    offset: Ints
-    occurred_at_ms: Ints
-    append_ms: Ints
-    identity: Sequence[str]
-    event_id: Sequence[str]
-    body: Sequence[bytes]
-    who: Ints
-    groups: Sequence[tuple[str, str, str, str]]
-    outcome: Ints
-    units: Ints
-    latency_us: Ints
-    reported: dict[int, int]
-
-    def part(self, start: int, stop: int) -> "Columns":
-        """Rows start to stop."""
-        rows = slice(start, stop)
-        return Columns(
-            self.offset[rows],
-            self.occurred_at_ms[rows],
-            self.append_ms[rows],
-            self.identity[rows],
-            self.event_id[rows],
-            self.body[rows],
-            self.who[rows],
-            self.groups,
-            self.outcome[rows],
-            self.units[rows],
-            self.latency_us[rows],
-            {i - start: cost for i, cost in self.reported.items() if start <= i < stop},
-        )
+OTHERS: Final = ("~", "~")
+"""Counts what further models of a pane did; no model can be called so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +74,22 @@ class PartitionFold:
     """State of one source partition. replayed: last offset whose verdict is already in the log;
     up to it panes are rebuilt, and nothing is counted or written."""
 
+    most_models: ClassVar[int] = 480
+    """Per pane, role and mode: the first so many in the log are counted under their names. With
+    every number of theirs at its widest a fact takes 7 MB, and a record may be 8 MiB."""
+    most_metrics: ClassVar[int] = 64
+    """The same for the metrics of each of these models."""
+
     def __init__(
-        self, source: str, partition: int, generation: int, mark: MeterMark | None
+        self,
+        source: str,
+        partition: int,
+        generation: int,
+        mark: MeterMark | None,
+        windowing: Windowing = STANDARD,
     ) -> None:
         self.source, self.partition, self.generation = source, partition, generation
+        self.windowing = windowing
         self.replayed = -1 if mark is None else mark.up_to_offset
         self.position = 0 if mark is None else mark.replay_from  # next offset to fold
         self.watermark_ms = None if mark is None else mark.watermark_ms
@@ -168,11 +129,11 @@ class PartitionFold:
         columns = stretch.columns
         border = int(np.searchsorted(columns.offset, self.replayed, side="right"))
         if border:
-            self._rebuild(columns.part(0, border))
+            self._rebuild(columns.take(np.arange(border)))
         late: list[Late] = []
         if stretch.up_to_offset > self.replayed:
             late = self._count(
-                columns.part(border, len(columns.offset)) if border else columns,
+                columns.take(np.arange(border, len(columns.offset))) if border else columns,
                 [t for t in stretch.ticks if t[0] > self.replayed],
                 sum(1 for offset in stretch.dead if offset > self.replayed),
                 stretch.up_to_offset - max(self.position - 1, self.replayed),
@@ -180,13 +141,18 @@ class PartitionFold:
         self.position = max(self.position, stretch.up_to_offset + 1)
         return late
 
+    def _panes_of(self, columns: Columns) -> Ints:
+        return columns.occurred_at_ms // self.windowing.pane_ms * self.windowing.pane_ms
+
+    def _is_closed(self, pane_ms: int) -> bool:
+        return self.windowing.is_closed(pane_ms, self.watermark_ms)
+
     def _rebuild(self, columns: Columns) -> None:
         """Ids and sums of panes that are open at the mark's watermark. None of their events was
         late: they were open then all the more."""
-        panes = columns.occurred_at_ms // PANE_MS * PANE_MS
+        panes = self._panes_of(columns)
         kept = np.array(
-            [i for i, pane in enumerate(panes.tolist()) if not is_closed(pane, self.watermark_ms)],
-            dtype=np.int64,
+            [i for i, pane in enumerate(panes.tolist()) if not self._is_closed(pane)], np.int64
         )
         self._add(columns, panes, self._first_seen(columns, panes, kept, None), dirty=False)
 
@@ -194,9 +160,10 @@ class PartitionFold:
         self, columns: Columns, ticks: Sequence[tuple[int, int]], dead: int, passed: int
     ) -> list[Late]:
         rows = len(columns.offset)
-        panes = columns.occurred_at_ms // PANE_MS * PANE_MS
-        before = self._newest_before(columns, ticks) - BOUND_MS - 1
-        is_late = panes + PANE_MS + GRACE_MS <= before
+        cut = self.windowing
+        panes = self._panes_of(columns)
+        before = self._newest_before(columns, ticks) - cut.bound_ms - 1
+        is_late = panes + cut.pane_ms + cut.grace_ms <= before
         late = [
             Late(
                 int(columns.offset[i]),
@@ -222,7 +189,7 @@ class PartitionFold:
             if self.newest is None or at > self.newest[0]:
                 self.newest = (at, int(columns.append_ms[newest]))
         if times:
-            moved = watermark_after(max(times))
+            moved = cut.watermark_after(max(times))
             if self.watermark_ms is None or moved > self.watermark_ms:
                 self.watermark_ms = moved
         return late
@@ -234,7 +201,8 @@ class PartitionFold:
     def _newest_before(self, columns: Columns, ticks: Sequence[tuple[int, int]]) -> Ints:
         """Newest time (event or tick) that the partition had seen just before each row. A late
         event cannot be the newest, so it need not be left out."""
-        start = NEVER if self.watermark_ms is None else self.watermark_ms + BOUND_MS + 1
+        bound = self.windowing.bound_ms
+        start = NEVER if self.watermark_ms is None else self.watermark_ms + bound + 1
         rows = len(columns.offset)
         if not ticks:
             seen = np.concatenate(([start], columns.occurred_at_ms))
@@ -278,65 +246,49 @@ class PartitionFold:
         return pane
 
     def _add(self, columns: Columns, panes: Ints, rows: Ints, *, dirty: bool) -> None:
-        """Adds rows to the sums of their pane and group, a group at a time."""
+        """Adds rows to the sums of their pane and model, a model at a time."""
         if not len(rows):
             return
         groups = len(columns.groups)
+        width = self.windowing.pane_ms
         base = int(panes[rows].min())
-        cell = (panes[rows] - base) // PANE_MS * groups + columns.who[rows]
-        order = np.argsort(cell, kind="stable")
-        rows, cell = rows[order], cell[order]
-        starts = np.flatnonzero(np.concatenate(([True], cell[1:] != cell[:-1])))
-        stops = np.append(starts[1:], len(rows))
-        complete = COMPLETE_CODES[columns.outcome[rows]]
-        reported = np.zeros(len(rows), bool)
-        if columns.reported:
-            reported = np.isin(rows, np.fromiter(columns.reported, np.int64))
-        priced = complete & ~reported
-        units = columns.units[rows]
-        token_sums = np.add.reduceat(units, starts, axis=0).tolist()
-        masked = np.where(priced[:, None], units, 0)
-        unit_sums = np.add.reduceat(masked, starts, axis=0).tolist()
-        products = [_product_sums(masked[:, a], masked[:, b], starts) for a, b in UNIT_PAIRS]
-        priced_n = np.add.reduceat(priced.astype(np.int64), starts).tolist()
-        buckets = bucket_of(columns.latency_us[rows])
-        for i, (start, stop) in enumerate(zip(starts.tolist(), stops.tolist(), strict=True)):
-            pane_index, who = divmod(int(cell[start]), groups)
+        cells, first, cell = np.unique(
+            (panes[rows] - base) // width * groups + columns.who[rows],
+            return_index=True,
+            return_inverse=True,
+        )
+        # In the order of their first events: of too many models the first ones keep their names.
+        slots: dict[tuple[int, tuple[str, str], tuple[str, str]], int] = {}
+        slot_of = np.empty(len(cells), np.int64)
+        for i in np.argsort(first).tolist():
+            pane_index, who = divmod(int(cells[i]), groups)
             role, mode, provider, model = columns.groups[who]
-            pane = self.panes[base + pane_index * PANE_MS]
+            start = base + pane_index * width
+            pane = self.panes[start]
             if dirty:
                 pane.dirty.add((role, mode))
             models = pane.totals.setdefault((role, mode), {})
-            totals = models.setdefault((provider, model), Totals())
-            counts = np.bincount(columns.outcome[rows[start:stop]], minlength=len(OUTCOMES))
-            for code, count in enumerate(counts.tolist()):
-                totals.outcomes[code] += count
-            totals.priced_n += priced_n[i]
-            for unit in range(3):
-                totals.tokens[unit] += token_sums[i][unit]
-                totals.unit_sums[unit] += unit_sums[i][unit]
-            for pair in range(6):
-                totals.unit_products[pair] += products[pair][i]
-            done = complete[start:stop]
-            histogram = np.bincount(buckets[start:stop][done], minlength=BUCKETS)
-            for bucket in np.flatnonzero(histogram).tolist():
-                totals.latency[bucket] = totals.latency.get(bucket, 0) + int(histogram[bucket])
-            for index in np.flatnonzero(reported[start:stop] & done).tolist():
-                cost = columns.reported[int(rows[start + index])]
-                tokens = int(units[start + index].sum())
-                totals.reported_n += 1
-                totals.reported_sums[0] += cost
-                totals.reported_sums[1] += tokens
-                totals.reported_products[0] += cost * cost
-                totals.reported_products[1] += cost * tokens
-                totals.reported_products[2] += tokens * tokens
+            name = self._counted_as((provider, model), models)
+            models.setdefault(name, Totals())
+            slot_of[i] = slots.setdefault((start, (role, mode), name), len(slots))
+        slot = slot_of[cell]
+        order = np.argsort(slot, kind="stable")  # events of further models, in one order again
+        starts = np.searchsorted(slot[order], np.arange(len(slots)))
+        sums = columns.amounts.sums(rows[order], starts)
+        for (start, key, name), more in zip(slots, sums, strict=True):
+            self.panes[start].totals[key][name].add(more, self.most_metrics)
+
+    def _counted_as(
+        self, who: tuple[str, str], models: dict[tuple[str, str], Totals]
+    ) -> tuple[str, str]:
+        """The name of a model while there is room for it."""
+        full = len(models) - (OTHERS in models) >= self.most_models
+        return OTHERS if full and who not in models else who
 
     def replay_from(self) -> int:
         """Smallest first offset over all open panes; the next offset if none is open."""
         firsts = [
-            pane.first_offset
-            for start, pane in self.panes.items()
-            if not is_closed(start, self.watermark_ms)
+            pane.first_offset for start, pane in self.panes.items() if not self._is_closed(start)
         ]
         return min(firsts, default=self.up_to_offset + 1)
 
@@ -388,50 +340,9 @@ class PartitionFold:
         """Facts and mark are in the log: nothing is dirty, and closed panes can go."""
         for start in list(self.panes):
             self.panes[start].dirty.clear()
-            if is_closed(start, self.watermark_ms):
+            if self._is_closed(start):
                 del self.panes[start]
-
-
-def _product_sums(a: Ints, b: Ints, starts: Ints) -> list[int]:
-    """Exact sums of a*b (each factor at most 1e9) per group: halves are summed apart, since the
-    sum of a few products already exceeds 64 bits."""
-    product = a * b
-    high = np.add.reduceat(product >> 32, starts).tolist()
-    low = np.add.reduceat(product & 0xFFFFFFFF, starts).tolist()
-    return [(h << 32) + rest for h, rest in zip(high, low, strict=True)]
 
 
 def _utf8(who: tuple[str, str]) -> tuple[bytes, bytes]:
     return who[0].encode(), who[1].encode()
-
-
-def columns_of(rows: Sequence[dict[str, Any]]) -> Columns:
-    """Columns from plain rows: for tests and simulations, and for a partition of few events.
-
-    Keys: offset, occurred_at_ms, append_ms, tenant, source, event_id, body, role, mode, provider,
-    model, outcome, input_tokens, cached_tokens, output_tokens, latency_us, reported (or None).
-    """
-    groups = sorted({(r["role"], r["mode"], r["provider"], r["model"]) for r in rows})
-    index = {group: i for i, group in enumerate(groups)}
-
-    def ints(name: str) -> Ints:
-        return np.array([r[name] for r in rows], np.int64)
-
-    return Columns(
-        offset=ints("offset"),
-        occurred_at_ms=ints("occurred_at_ms"),
-        append_ms=ints("append_ms"),
-        identity=[f"{r['tenant']}\x00{r['source']}\x00{r['event_id']}" for r in rows],
-        event_id=[r["event_id"] for r in rows],
-        body=[r["body"] for r in rows],
-        who=np.array(
-            [index[r["role"], r["mode"], r["provider"], r["model"]] for r in rows], np.int64
-        ),
-        groups=groups,
-        outcome=np.array([OUTCOMES.index(r["outcome"]) for r in rows], np.int64),
-        units=np.array(
-            [[r["input_tokens"], r["cached_tokens"], r["output_tokens"]] for r in rows], np.int64
-        ).reshape(len(rows), 3),
-        latency_us=ints("latency_us"),
-        reported={i: r["reported"] for i, r in enumerate(rows) if r["reported"] is not None},
-    )

@@ -11,20 +11,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from processors.rational import round_div
+from schemas.latency import LAST, LIMITS_US, OVERFLOW
 
-LAST: Final = 1101
-OVERFLOW: Final = LAST + 1
 BUCKETS: Final = OVERFLOW + 1
 
-LIMITS: Final[NDArray[np.int64]] = np.array(
-    [101**i // 99**i for i in range(LAST + 1)], dtype=np.int64
-)
+LIMITS: Final[NDArray[np.int64]] = np.array(LIMITS_US, dtype=np.int64)
 """Upper limits in microseconds, shape (1102,)."""
-ESTIMATES_E9: Final[tuple[int, ...]] = tuple(
-    round_div(10**9 * 99 * 101**i, 100 * 99**i) for i in range(LAST + 1)
-)
-"""Value that stands for a bucket, 2*gamma**i/(gamma+1), in 1e-9 microseconds."""
 MINIMUM_FOR_MAX: Final = {50: 6, 95: 59, 99: 299}
 """Samples from which the maximum is an upper bound of a percentile (M2)."""
 

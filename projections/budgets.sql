@@ -55,6 +55,7 @@ CREATE OR REPLACE VIEW budgets AS
 SELECT tenant, budget, event_id AS budget_event_id, cap_picousd, period, thresholds, at_cap, actor,
        occurred_at_ms, src_offset
 FROM budget_updates
+WHERE verdict = 'applied'
 QUALIFY row_number() OVER (PARTITION BY tenant, budget ORDER BY src_offset DESC) = 1;
 
 -- Spend of every period of every budget in force in which anything was spent.

@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 from confluent_kafka import Message
 
-from projections import budgets, history, ledger, outbox
+from projections import budgets, history, ledger, outbox, panes
 from projections.intake import Fetched, Place
 from projections.known_ids import Fingerprints
 from projections.outbox import Letter
 from projections.store import batch
-from schemas import BudgetUpdated, Event, HeadedEvent, RateCardUpdated, Recorded
+from schemas import BudgetUpdated, ClockTick, Event, HeadedEvent, RateCardUpdated, Recorded
 from schemas.budget import SourceOffset
 from schemas.pricing import Card, card_of
 from schemas.rate_card import PriceUnit
@@ -26,10 +26,12 @@ from streams.topics import (
     BUDGET_UPDATED,
     DEAD_LETTERS,
     LLM_INVOCATION,
+    MODEL_QUALITY_OBSERVED,
     RATE_CARD_UPDATED,
 )
 
 SOURCE: Final = "projector"
+STANDARD: Final = panes.Cut()
 
 
 @dataclass(slots=True)
@@ -45,6 +47,7 @@ class Counters:
     dead_lettered: int = 0
     conflict: int = 0
     control: int = 0
+    newest_ms: int | None = None  # latest event or tick, where panes are counted
 
     def count(self, verdict: str) -> None:
         """Adds one record of a verdict."""
@@ -52,7 +55,7 @@ class Counters:
 
 
 COLUMNS: Final = tuple(f.name for f in fields(Counters))
-LAW: Final = tuple(name for name in COLUMNS if not name.endswith("_offset"))
+LAW: Final = tuple(name for name in COLUMNS if not name.endswith(("_offset", "_ms")))
 
 
 @dataclass(slots=True)
@@ -65,14 +68,16 @@ class State:
     outbox: outbox.Outbox
     known: Fingerprints
     partials: int  # rows of cost_panes appended since they were merged
+    panes: panes.Panes
 
     def law(self) -> dict[str, int]:
         """The conservation counters, summed over all partitions."""
         return {name: sum(getattr(c, name) for c in self.counters.values()) for name in LAW}
 
 
-def load(db: duckdb.DuckDBPyConnection) -> State:
-    """The state that follows from the file."""
+def load(db: duckdb.DuckDBPyConnection, cut: panes.Cut = STANDARD) -> State:
+    """The state that follows from the file. Raises BadConfiguration if its panes were cut
+    otherwise."""
     counters = {
         (topic, partition): Counters(*values)
         for topic, partition, *values in db.execute(
@@ -82,10 +87,19 @@ def load(db: duckdb.DuckDBPyConnection) -> State:
     cards: ledger.Cards = {}
     for provider, model, unit, *card in db.execute(
         "SELECT provider, model, unit, version, src_offset, append_ms, valid_from_ms, valid_to_ms,"
-        " price_picousd_per_million FROM rate_cards"
+        " price_picousd_per_million FROM rate_cards WHERE verdict = 'applied'"
     ).fetchall():
         ledger.add_card(cards, (provider, model), PriceUnit(unit), Card(*card))
-    return State(counters, cards, budgets.load(db), outbox.load(db), ledger.load_known(db), 0)
+    newest = {place: c.newest_ms for place, c in counters.items() if c.newest_ms is not None}
+    return State(
+        counters=counters,
+        cards=cards,
+        budgets=budgets.load(db),
+        outbox=outbox.load(db),
+        known=ledger.load_known(db),
+        partials=0,
+        panes=panes.load(db, cut, newest),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,34 +154,58 @@ def apply(
     for bad in values.bad:
         state.counters[bad.at.topic, bad.at.partition].dead_lettered += 1
         letters.extend(_dead_letter(catalogue, bad))
+    statements: dict[str, list[Recorded[Event]]] = {}  # those whose id is new
     for topic in values.others:
-        letters.extend(_file_history(db, catalogue, state, topic, values))
-    for card in values.events(RATE_CARD_UPDATED.name):
+        judged, conflicts = _file_history(db, catalogue, state, topic, values)
+        statements[topic] = [j.recorded for j in judged if j.verdict == "applied"]
+        letters.extend(conflicts)
+    for card in statements.get(RATE_CARD_UPDATED.name, ()):
         assert isinstance(card.event, RateCardUpdated)
         who = (card.event.provider, card.event.model)
         ledger.add_card(state.cards, who, card.event.unit, card_of(card.event, card.at))
-    letters.extend(_charge(db, catalogue, state, fetched, values))
+    updates = [
+        record.event
+        for record in statements.get(BUDGET_UPDATED.name, ())
+        if isinstance(record.event, BudgetUpdated)
+    ]
+    letters.extend(_charge(db, catalogue, state, fetched, values, updates))
     outbox.post(db, state.outbox, letters)
     if state.partials > ledger.COMPACT_AFTER:
         ledger.compact(db)
         state.partials = 0
+    panes.tidy(db, state.panes)
+    for place in fetched.next_offsets:
+        state.counters[place].newest_ms = state.panes.newest.get(place)
     save(db, {place: state.counters[place] for place in fetched.next_offsets})
 
 
 def _file_history(
     db: duckdb.DuckDBPyConnection, catalogue: Catalogue, state: State, topic: str, values: Decoded
-) -> Iterator[Letter]:
-    """Files the records of one of the other topics; yields the dead letters of conflicts."""
-    records, messages = values.others[topic]
-    for one, message in zip(
-        history.file(db, topic, records, [_value(m) for m in messages]), messages, strict=True
-    ):
+) -> tuple[list[history.Judged], list[Letter]]:
+    """Files the records of one of the other topics: verdicts, and the dead letters of conflicts."""
+    told, framed = values.others[topic]
+    records: list[Recorded[Event]] = []
+    messages: list[Message] = []
+    ticks: list[Recorded[ClockTick]] = []
+    for record, message in zip(told, framed, strict=True):
+        if isinstance(record.event, ClockTick):
+            state.counters[topic, record.at.partition].control += 1
+            ticks.append(Recorded(record.event, record.at, record.key))
+        else:
+            records.append(record)
+            messages.append(message)
+    judged = history.file(db, topic, records, [_value(m) for m in messages])
+    if topic == MODEL_QUALITY_OBSERVED.name:
+        panes.observe(db, state.panes, judged, ticks)
+    letters: list[Letter] = []
+    for one, message in zip(judged, messages, strict=True):
         state.counters[topic, one.recorded.at.partition].count(one.verdict)
         if one.verdict == "conflict":
-            yield from _dead_letter(catalogue, _conflict(message, one.first_offset))
+            letters.extend(_dead_letter(catalogue, _conflict(message, one.first_offset)))
     if topic in outbox.TOPICS:
         headed = (r.event for r in records)
         outbox.shown(db, state.outbox, [e.event_id for e in headed if isinstance(e, HeadedEvent)])
+    return judged, letters
 
 
 def _charge(
@@ -176,15 +214,15 @@ def _charge(
     state: State,
     fetched: Fetched,
     values: Decoded,
+    new_budgets: list[BudgetUpdated],
 ) -> Iterator[Letter]:
     """Files the invocations; yields the dead letters of conflicts, and the thresholds crossed."""
-    updates = [e.event for e in values.events(BUDGET_UPDATED.name)]
-    new_budgets = [event for event in updates if isinstance(event, BudgetUpdated)]
     invocations = values.invocations
     rows = invocations.table
     watched = state.budgets.tenants() | {budget.tenant for budget in new_budgets}
     filed = ledger.file(db, rows, invocations.bodies, state.cards, state.known, watched)
     state.partials += filed.partials
+    panes.charge(db, state.panes, rows, filed, invocations.ticks)
 
     partition = rows.column("partition").to_numpy()
     counters = {p: c for (topic, p), c in state.counters.items() if topic == LLM_INVOCATION.name}
@@ -249,7 +287,7 @@ def save(db: duckdb.DuckDBPyConnection, counters: dict[Place, Counters]) -> None
     """Writes counters and next offsets of partitions; call it in a transaction."""
     if not counters:
         return
-    columns: dict[str, list[str] | list[int]] = {
+    columns: dict[str, list[str] | list[int] | list[int | None]] = {
         "topic": [topic for topic, _ in counters],
         "partition": [partition for _, partition in counters],
     }

@@ -1,8 +1,8 @@
 """History: every record of the topics that are not charged, as rows, as it was said.
 
-Statements (a profile, mode, model, policy, card or budget is set) are filed whenever they can be
-read, because folds take them by offset; a repeated id is counted and said in `verdict`. Of
-everything else the first record of an id counts.
+Statements (a profile, mode, model, policy, card or budget is set, a benchmark is reported) are
+filed whenever they can be read, because folds take them by offset; a repeated id is counted and
+said in `verdict`. Of everything else the first record of an id counts. Ticks are not filed.
 """
 
 import base64
@@ -19,6 +19,7 @@ import xxhash
 
 from projections import store
 from schemas import Event, HeadedEvent, ModelProfileScored, ModelRegistered, Recorded
+from schemas.model_profile import LeaderState
 from schemas.values import canonical_mode, canonical_role
 from streams import topics
 from streams.topics import Topic
@@ -76,6 +77,16 @@ def _mode_change(event: HeadedEvent) -> Row:
     return {**row, "to_mode": canonical_mode(row["to_mode"])}
 
 
+def _policy(event: HeadedEvent) -> Row:
+    row = _of_role(event)
+    return {**row, "benchmarks": _json(row["benchmarks"])}
+
+
+def _benchmark(event: HeadedEvent) -> Row:
+    row = _fields(event)
+    return {**row, "role": row["role"] and canonical_role(row["role"])}
+
+
 def _registration(event: HeadedEvent) -> Row:
     assert isinstance(event, ModelRegistered)
     return {**_fields(event), "roles": event.canonical_roles()}
@@ -84,7 +95,20 @@ def _registration(event: HeadedEvent) -> Row:
 def _ranking(event: HeadedEvent) -> Row:
     row = _fields(event)
     del row["entries"]
-    return {**row, "marks": _json(row["marks"]), "inputs": _json(row["inputs"])}
+    leader, before = row.pop("leader"), row.pop("leader_before")
+    state = leader or dict.fromkeys(LeaderState.model_fields)
+    return {
+        **row,
+        "marks": _json(row["marks"]),
+        "inputs": _json(row["inputs"]),
+        "leader_provider": state["provider"],
+        "leader_model": state["model"],
+        "leader_since_ms": state["since_ms"],
+        "challenger_provider": state["challenger_provider"],
+        "challenger_model": state["challenger_model"],
+        "challenger_closes": state["closes"],
+        "leader_before": before and _json(before),
+    }
 
 
 def _threshold(event: HeadedEvent) -> Row:
@@ -109,14 +133,19 @@ FILES: Final[tuple[File, ...]] = (
     File(topics.MODEL_PROFILE_REJECTED, "profile_rejections", _fields, ours=True),
     File(topics.MODE_CHANGED, "mode_changes", _mode_change, statement=True),
     File(topics.MODEL_REGISTERED, "model_registrations", _registration, statement=True),
-    File(topics.SCORING_POLICY_UPDATED, "policies", _of_role, statement=True),
+    File(topics.SCORING_POLICY_UPDATED, "policies", _policy, statement=True),
     File(topics.RATE_CARD_UPDATED, "rate_cards", _fields, statement=True),
     File(topics.BUDGET_UPDATED, "budget_updates", _fields, statement=True),
     File(topics.BUDGET_THRESHOLD_CROSSED, "budget_thresholds", _threshold, ours=True),
     File(topics.MODEL_PROFILE_SCORED, "rankings", _ranking, ours=True),
+    File(topics.MODEL_PROFILE_RECOMMENDED, "recommendations", _fields, ours=True),
+    File(topics.MODEL_QUALITY_OBSERVED, "quality_observations", _of_role),
+    File(topics.SLM_BENCHMARK_RESULTS, "benchmark_results", _benchmark, statement=True),
     File(topics.LATE_EVENTS, "late_events", _fields, ours=True),
     File(topics.DEAD_LETTERS, "dead_letters", _dead_letter, ours=True),
 )
+LISTS: Final = ("terms", "benchmarks", "parts")
+"""Of an entry of a ranking: filed as JSON."""
 BY_TOPIC: Final = {file.topic.name: file for file in FILES}
 
 
@@ -215,8 +244,8 @@ def _entries(row: Row, event: ModelProfileScored) -> list[Row]:
             **shared,
             "ranking_status": event.status.value,
             "position": position,
-            **entry.model_dump(exclude={"terms"}),
-            "terms": _json([term.model_dump() for term in entry.terms]),
+            **entry.model_dump(exclude=set(LISTS)),
+            **{name: _json([one.model_dump() for one in getattr(entry, name)]) for name in LISTS},
         }
         for position, entry in enumerate(event.entries)
     ]

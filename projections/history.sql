@@ -175,7 +175,20 @@ CREATE TABLE IF NOT EXISTS policies (
     emit_min_interval_ms   BIGINT NOT NULL,
     heartbeat_ms           BIGINT NOT NULL,
     evidence_modes         VARCHAR[] NOT NULL,
-    actor                  VARCHAR NOT NULL
+    actor                  VARCHAR NOT NULL,
+    window_panes           INTEGER NOT NULL,
+    part_availability      INTEGER NOT NULL,
+    part_policy_compliance INTEGER NOT NULL,
+    part_refusal_accuracy  INTEGER NOT NULL,
+    quality_metrics        VARCHAR[] NOT NULL,
+    benchmarks             JSON NOT NULL,
+    hysteresis_margin_e9   BIGINT NOT NULL,
+    hysteresis_closes      INTEGER NOT NULL,
+    hysteresis_min_ms      BIGINT NOT NULL,
+    sla_success            INTEGER,
+    sla_latency_us         BIGINT,
+    sla_cost_picousd_per_1k BIGINT,
+    severity               VARCHAR NOT NULL
 );
 
 CREATE TABLE IF NOT EXISTS rate_cards (
@@ -227,7 +240,16 @@ CREATE TABLE IF NOT EXISTS rankings (
     policy_event_id VARCHAR NOT NULL,
     policy_version  BIGINT NOT NULL,
     marks           JSON NOT NULL,
-    inputs          JSON NOT NULL
+    inputs          JSON NOT NULL,
+    state_hash      VARCHAR NOT NULL,  -- of the evidence behind all entries; empty: none was given
+    omitted         BIGINT NOT NULL,
+    leader_provider VARCHAR,           -- NULL: no model has qualified yet
+    leader_model    VARCHAR,
+    leader_since_ms BIGINT,
+    challenger_provider VARCHAR,
+    challenger_model    VARCHAR,
+    challenger_closes   INTEGER,       -- NULL: there was no final before
+    leader_before   JSON
 );
 
 -- One row per model of a ranking; (src_partition, src_offset) is that of the ranking.
@@ -262,7 +284,105 @@ CREATE TABLE IF NOT EXISTS ranking_entries (
     quality                    DOUBLE,
     prior_only                 BOOLEAN NOT NULL,
     flags                      VARCHAR[] NOT NULL,
-    terms                      JSON NOT NULL
+    quality_n                  BIGINT NOT NULL,
+    quality_hits               BIGINT NOT NULL,
+    quality_prior              DOUBLE,
+    success_low                DOUBLE,
+    success_high               DOUBLE,
+    terms                      JSON NOT NULL,
+    benchmarks                 JSON NOT NULL,
+    parts                      JSON NOT NULL
+);
+
+CREATE TABLE IF NOT EXISTS recommendations (
+    src_partition   INTEGER NOT NULL,
+    src_offset      BIGINT NOT NULL,
+    append_ms       BIGINT NOT NULL,
+    event_id        VARCHAR NOT NULL,
+    occurred_at_ms  BIGINT NOT NULL,
+    source          VARCHAR NOT NULL,
+    tenant          VARCHAR,
+    persona         VARCHAR,
+    mode            VARCHAR,           -- canonical; NULL: none was given
+    trace_id        VARCHAR,
+    budget_trace_id VARCHAR,
+    body_hash       UUID NOT NULL,     -- xxh3_128 of the record's value
+    role               VARCHAR NOT NULL,
+    deployment_mode    VARCHAR NOT NULL,
+    provider           VARCHAR NOT NULL,
+    model              VARCHAR NOT NULL,
+    score              DOUBLE NOT NULL,
+    score_se           DOUBLE NOT NULL,
+    samples            BIGINT NOT NULL,
+    leads_since_ms     BIGINT NOT NULL,
+    current_model      VARCHAR,           -- of the profile in force; NULL: there was none
+    current_status     VARCHAR,
+    current_score      DOUBLE,
+    current_score_se   DOUBLE,
+    profile_key        VARCHAR,
+    profile_version    BIGINT,
+    ranking_event_id   VARCHAR NOT NULL,
+    ranking_as_of_ms   BIGINT NOT NULL,
+    policy_event_id    VARCHAR NOT NULL,
+    policy_version     BIGINT NOT NULL
+);
+
+CREATE TABLE IF NOT EXISTS quality_observations (
+    src_partition   INTEGER NOT NULL,
+    src_offset      BIGINT NOT NULL,
+    append_ms       BIGINT NOT NULL,
+    event_id        VARCHAR NOT NULL,
+    occurred_at_ms  BIGINT NOT NULL,
+    source          VARCHAR NOT NULL,
+    tenant          VARCHAR,
+    persona         VARCHAR,
+    mode            VARCHAR,           -- canonical; NULL: none was given
+    trace_id        VARCHAR,
+    budget_trace_id VARCHAR,
+    body_hash       UUID NOT NULL,     -- xxh3_128 of the record's value
+    role            VARCHAR NOT NULL,  -- canonical
+    provider        VARCHAR NOT NULL,
+    model           VARCHAR NOT NULL,
+    metric          VARCHAR NOT NULL,
+    n               INTEGER NOT NULL,
+    hits            INTEGER NOT NULL,  -- good ones among n
+    invocation_id   VARCHAR,
+    judge           VARCHAR
+);
+
+CREATE TABLE IF NOT EXISTS benchmark_results (
+    src_partition   INTEGER NOT NULL,
+    src_offset      BIGINT NOT NULL,
+    append_ms       BIGINT NOT NULL,
+    verdict         VARCHAR NOT NULL,  -- applied; duplicate, conflict: the id was there before
+    event_id        VARCHAR NOT NULL,
+    occurred_at_ms  BIGINT NOT NULL,
+    source          VARCHAR NOT NULL,
+    tenant          VARCHAR,
+    persona         VARCHAR,
+    mode            VARCHAR,           -- canonical; NULL: none was given
+    trace_id        VARCHAR,
+    budget_trace_id VARCHAR,
+    body_hash       UUID NOT NULL,     -- xxh3_128 of the record's value
+    role               VARCHAR,           -- canonical; NULL: it counts for every role
+    provider           VARCHAR NOT NULL,
+    model              VARCHAR NOT NULL,
+    name               VARCHAR NOT NULL,
+    value              DOUBLE NOT NULL,
+    scale              VARCHAR NOT NULL,
+    direction          VARCHAR NOT NULL,
+    n                  BIGINT,
+    ci_low             DOUBLE,
+    ci_high            DOUBLE,
+    tool               VARCHAR,
+    tool_version       VARCHAR,
+    signature          VARCHAR,
+    dataset_id         VARCHAR,
+    dataset_hash       VARCHAR,
+    split              VARCHAR,
+    prompt_set_version VARCHAR,
+    seed               BIGINT,
+    judge_model        VARCHAR
 );
 
 CREATE TABLE IF NOT EXISTS late_events (
@@ -371,4 +491,11 @@ UNION ALL BY NAME
 SELECT append_ms, occurred_at_ms, 'threshold' AS kind, tenant || '/' || budget AS subject,
        threshold_percent || ' % of the budget is spent' AS what,
        'budget.threshold.crossed' AS topic, src_partition, src_offset
-FROM budget_thresholds;
+FROM budget_thresholds
+UNION ALL BY NAME
+SELECT append_ms, occurred_at_ms, 'recommendation' AS kind,
+       role || '/' || deployment_mode AS subject,
+       provider || '/' || model || ' leads, in force is ' || coalesce(current_model, 'no profile')
+           AS what,
+       'model.profile.recommended' AS topic, src_partition, src_offset
+FROM recommendations;

@@ -148,9 +148,9 @@ class Intake:
                     found[at.topic, at.partition] = at.offset
         return found
 
-    def lag(self) -> int:
+    def lags(self) -> dict[Place, int]:
         """Records that are there and not yet fetched, as far as the client knows."""
-        total = 0
+        found = {}
         for (topic, partition), offset in self.next.items():
             client = self._statements if topic in STATEMENTS else self._main
             try:
@@ -159,8 +159,8 @@ class Intake:
                 )
             except KafkaException:
                 continue
-            total += max(0, int(high) - offset)
-        return total
+            found[topic, partition] = max(0, int(high) - offset)
+        return found
 
     def close(self) -> None:
         """Closes both consumers."""

@@ -29,6 +29,8 @@ I64_MAX: Final = 2**63 - 1
 Cards = dict[tuple[str, str, PriceUnit], list[Card]]
 """Cards of a provider, model and unit, ascending: of those that apply the last one counts."""
 Positions = NDArray[np.int64]
+First = tuple[int, int, bytes]
+"""Offset, event time and body's hash of the first record of an id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,7 @@ class Conflict:
 
     row: int  # in the batch
     first_offset: int
+    first_ms: int  # event time of the first
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +54,15 @@ class Spend:
 
 @dataclass(frozen=True, slots=True)
 class Filed:
-    """What became of the good rows of a batch. applied: mask, shape (rows,)."""
+    """What became of the good rows of a batch. applied: mask, shape (rows,). wire: all rows as
+    columns of the table invocations; None: there are none."""
 
     applied: NDArray[np.bool_]
     duplicates: Positions  # rows
     conflicts: list[Conflict]
     partials: int  # rows appended to cost_panes
     spends: list[Spend]  # of the watched tenants
+    wire: pa.Table | None
 
 
 def load_known(db: duckdb.DuckDBPyConnection) -> Fingerprints:
@@ -95,30 +100,31 @@ def file(
     n = rows.num_rows
     if n == 0:
         none = np.empty(0, np.int64)
-        return Filed(np.empty(0, bool), none, [], 0, [])
+        return Filed(np.empty(0, bool), none, [], 0, [], None)
     hashes = _hashes(bodies)
     event_ids: Any = rows.column("event_id").combine_chunks()
     ids = known_ids.uuids(event_ids)
-    first_of: dict[int, tuple[int, bytes]] = {}  # repeated row -> offset and hash of the first
+    first_of: dict[int, First] = {}  # repeated row -> the first
     _repeats_within(rows, event_ids, hashes, first_of)
     _repeats_of_filed(db, rows, ids, known, first_of)
     applied = np.ones(n, bool)
     duplicates, conflicts = [], []
-    for row, (offset, body) in sorted(first_of.items()):
+    for row, (offset, occurred_at_ms, body) in sorted(first_of.items()):
         applied[row] = False
         if body == hashes[row].tobytes():
             duplicates.append(row)
         else:
-            conflicts.append(Conflict(row, offset))
+            conflicts.append(Conflict(row, offset, occurred_at_ms))
     wire = _columns(rows, ids, hashes, cards)
+    fresh = wire
     if first_of:
-        wire = wire.take(pa.array(np.flatnonzero(applied), pa.int64()))
-    with batch(db, wire):
+        fresh = wire.take(pa.array(np.flatnonzero(applied), pa.int64()))
+    with batch(db, fresh):
         db.execute("INSERT INTO invocations BY NAME SELECT * FROM batch")
         partials = int(db.execute(SUM_UP).fetchall()[0][0])
         found = db.execute(SPENT, [list(watched)]).fetchall() if watched else []
     spends = [Spend(*row) for row in found]
-    return Filed(applied, np.array(duplicates, np.int64), conflicts, partials, spends)
+    return Filed(applied, np.array(duplicates, np.int64), conflicts, partials, spends, wire)
 
 
 SUM_UP: Final = f"""
@@ -159,7 +165,7 @@ def _repeats_within(
     rows: pa.Table,
     event_ids: Any,
     hashes: NDArray[np.uint8],
-    first_of: dict[int, tuple[int, bytes]],
+    first_of: dict[int, First],
 ) -> None:
     """Marks rows whose identity stands in an earlier row of the same batch."""
     coded = pc.dictionary_encode(event_ids)
@@ -167,13 +173,13 @@ def _repeats_within(
         return
     codes = coded.indices.to_numpy()
     doubtful = np.flatnonzero(np.bincount(codes)[codes] > 1)
-    few = rows.select(["partition", "offset", "tenant", "source", "event_id"]).take(
-        pa.array(doubtful, pa.int64())
-    )
-    seen: dict[tuple[Any, ...], tuple[int, bytes]] = {}
+    few = rows.select(
+        ["partition", "offset", "occurred_at_ms", "tenant", "source", "event_id"]
+    ).take(pa.array(doubtful, pa.int64()))
+    seen: dict[tuple[Any, ...], First] = {}
     for row, found in zip(doubtful.tolist(), few.to_pylist(), strict=True):
         identity = tuple(found[k] for k in ("partition", "tenant", "source", "event_id"))
-        mine = (found["offset"], hashes[row].tobytes())
+        mine = (found["offset"], found["occurred_at_ms"], hashes[row].tobytes())
         first = seen.setdefault(identity, mine)
         if first is not mine:
             first_of[row] = first
@@ -184,7 +190,7 @@ def _repeats_of_filed(
     rows: pa.Table,
     ids: NDArray[np.uint8],
     known: Fingerprints,
-    first_of: dict[int, tuple[int, bytes]],
+    first_of: dict[int, First],
 ) -> None:
     """Marks rows whose identity stands in the ledger."""
     by_time = known_ids.follow_time(ids)
@@ -199,7 +205,7 @@ def _repeats_of_filed(
         with batch(db, probe, "probe"):
             found = db.execute(
                 "SELECT p.row, i.src_partition, i.src_offset, i.tenant, i.source, i.event_id,"
-                " i.body_hash FROM invocations i JOIN probe p ON i.id = p.id"
+                " i.occurred_at_ms, i.body_hash FROM invocations i JOIN probe p ON i.id = p.id"
                 f" WHERE i.id BETWEEN '{low}'::UUID AND '{high}'::UUID"
             ).fetchall()
         if not found:
@@ -209,7 +215,7 @@ def _repeats_of_filed(
         )
         for hit, row in zip(found, mine.to_pylist(), strict=True):
             if (hit[1], *hit[3:6]) == tuple(row.values()):
-                first_of[hit[0]] = (hit[2], hit[6].bytes)
+                first_of[hit[0]] = (hit[2], hit[6], hit[7].bytes)
 
 
 def _columns(

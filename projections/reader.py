@@ -17,7 +17,7 @@ import json
 import os
 import socket
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -25,7 +25,7 @@ from typing import Annotated, Any, Final
 
 import duckdb
 import uvicorn
-from fastapi import FastAPI, Query, Request
+from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
@@ -58,6 +58,14 @@ ORDER BY b.tenant, b.budget
 RECENT: Final = (
     "SELECT * FROM notable ORDER BY append_ms DESC, topic, src_partition, src_offset DESC LIMIT {n}"
 )
+
+
+Asking = Callable[[str, int], list[dict[str, Any]]]
+"""A reading statement and how many rows at most -> rows by column. Raises Refused, Unavailable."""
+Telling = Callable[[], dict[str, Any]]
+"""What /v1/status says now; {} before the first report."""
+Routes = Callable[[Asking, Telling], APIRouter]
+"""Further routes, made around ways to ask."""
 
 
 class Question(BaseModel):
@@ -142,7 +150,7 @@ class Desk:
             return wishes
 
 
-def app(desk: Desk) -> FastAPI:
+def app(desk: Desk, further: Sequence[Routes] = ()) -> FastAPI:
     """The routes over a desk. Analysts' questions do not hold up a view or a health check."""
     analysts = ThreadPoolExecutor(ANALYSTS, "analyst")
     views = ThreadPoolExecutor(1, "view")
@@ -202,6 +210,13 @@ def app(desk: Desk) -> FastAPI:
         except TimeoutError:
             raise Unavailable(f"no snapshot within {SNAPSHOT_WITHIN_S:g} s") from None
 
+    for routes in further:
+        api.include_router(
+            routes(
+                lambda sql, most: _records(views.submit(desk.ask, sql, most).result()),
+                lambda: desk.status,
+            )
+        )
     return api
 
 
@@ -210,7 +225,9 @@ def _records(answer: Answer) -> list[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def serving(desk: Desk, data: Path, bind: str, port: int) -> Iterator[str]:
+def serving(
+    desk: Desk, data: Path, bind: str, port: int, further: Sequence[Routes] = ()
+) -> Iterator[str]:
     """Serves the desk while the block lasts; yields the address, also in {data}/projector.json.
 
     port: 0 takes the last one if it is free, else the usual one, else any.
@@ -220,7 +237,7 @@ def serving(desk: Desk, data: Path, bind: str, port: int) -> Iterator[str]:
     host = "127.0.0.1" if bind == "0.0.0.0" else bind
     address = f"http://{host}:{listener.getsockname()[1]}"
     config = uvicorn.Config(
-        app(desk), log_level="warning", access_log=False, timeout_graceful_shutdown=2
+        app(desk, further), log_level="warning", access_log=False, timeout_graceful_shutdown=2
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any, Final
 
@@ -22,7 +22,8 @@ import duckdb
 from projections import filing, outbox, store
 from projections.filing import State
 from projections.intake import Intake, Place
-from projections.reader import Desk, Unavailable, serving
+from projections.panes import Cut
+from projections.reader import Desk, Routes, Unavailable, serving
 from projections.store import Store
 from streams import settings as settings_
 from streams.errors import BadConfiguration, RosterError, Stopped, Unreachable
@@ -45,10 +46,12 @@ def run(
     api_port: int = 0,
     ready: Callable[[str], None] | None = None,
     stop: threading.Event | None = None,
+    further: Sequence[Routes] = (),
 ) -> int:
     """Runs the projector until SIGTERM, SIGINT or stop; returns the exit status 0.
 
-    ready: called with the API's address when the file is open and the API answers.
+    ready: called with the API's address when the file is open and the API answers. further: routes
+    of its API beside those of projections/reader.py.
     Raises RosterError where a person has to do something; its text says what.
     """
     done = threading.Event() if stop is None else stop
@@ -64,7 +67,9 @@ def run(
         try:
             catalogue = Catalogue(registry, stopped=done.is_set)
             outbound = Outbound(producer(kafka))
-            address = opened.enter_context(serving(desk, settings.data, settings.bind, api_port))
+            address = opened.enter_context(
+                serving(desk, settings.data, settings.bind, api_port, further)
+            )
         except BaseException:
             file.close()
             raise
@@ -154,7 +159,8 @@ class Shell:
     def project(self, file: Store, ready: Callable[[], None] | None = None) -> None:
         """Files the log until told to stop. Raises duckdb.Error, RosterError."""
         db = file.db
-        state = filing.load(db)
+        s = self._settings
+        state = filing.load(db, Cut(s.pane_ms, s.bound_ms, s.grace_ms))
         stored = {place: counters.next_offset for place, counters in state.counters.items()}
         intake = Intake(self._settings.need_kafka(), stored)
         try:
@@ -231,13 +237,15 @@ class Shell:
         while len(self._ticks) > 2 and now - self._ticks[0][0] > RATE_OVER_S:
             self._ticks.popleft()
         begun, count = self._ticks[0]
+        lags = intake.lags()
         return {
             "offsets": _offsets(state),
             "law": state.law(),
             "records": self._records,
             "rows": self._filed,
             "records_per_s": round((self._records - count) / max(now - begun, 0.001), 1),
-            "lag": intake.lag(),
+            "lag": sum(lags.values()),
+            "lags": _nested(lags),
             "outbox": len(state.outbox.waiting),
             "note": self._note or intake.note,
         }
@@ -260,9 +268,14 @@ class Shell:
 
 def _offsets(state: State) -> dict[str, dict[str, int]]:
     """topic -> partition -> next offset."""
+    return _nested({place: counters.next_offset for place, counters in state.counters.items()})
+
+
+def _nested(numbers: Mapping[Place, int]) -> dict[str, dict[str, int]]:
+    """topic -> partition -> number."""
     found: dict[str, dict[str, int]] = {}
-    for (topic, partition), counters in sorted(state.counters.items()):
-        found.setdefault(topic, {})[str(partition)] = counters.next_offset
+    for (topic, partition), number in sorted(numbers.items()):
+        found.setdefault(topic, {})[str(partition)] = number
     return found
 
 

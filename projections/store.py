@@ -16,9 +16,9 @@ from streams.errors import BadConfiguration
 
 FILE: Final = "roster.duckdb"
 SNAPSHOTS_KEPT: Final = 3
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Of the tables. Another one means: file the log again."""
-DDL: Final = ("store", "ledger", "budgets", "history")
+DDL: Final = ("ledger", "budgets", "history", "panes", "views")
 CONFIG: Final[dict[str, str | bool | int | float | list[str]]] = {
     "python_enable_replacements": False,  # SQL must not see this process's variables
 }
@@ -51,20 +51,25 @@ def connect(path: Path) -> duckdb.DuckDBPyConnection:
         for setting in SETTINGS:
             db.execute(setting)
         with transaction(db):
-            for name in DDL:
-                db.execute((files("projections") / f"{name}.sql").read_text(encoding="utf-8"))
+            db.execute(_ddl("store"))
             found = db.execute("SELECT max(version) FROM projection_format").fetchall()[0][0]
             if found is None:
                 db.execute("INSERT INTO projection_format VALUES (?)", [FORMAT])
-            elif found != FORMAT:
+            elif found != FORMAT:  # said before our views stumble over its tables
                 raise BadConfiguration(
                     f"{path} has format {found}, this version writes {FORMAT}:"
                     " remove the file, and it is made again from the log"
                 )
+            for name in DDL:
+                db.execute(_ddl(name))
     except BaseException:
         db.close()
         raise
     return db
+
+
+def _ddl(name: str) -> str:
+    return (files("projections") / f"{name}.sql").read_text(encoding="utf-8")
 
 
 def _explained(path: Path, error: duckdb.Error) -> BadConfiguration:

@@ -14,6 +14,7 @@ CREATE TABLE IF NOT EXISTS projection_offsets (
     conflict      BIGINT NOT NULL,
     control       BIGINT NOT NULL,
     first_offset  BIGINT NOT NULL,
+    newest_ms     BIGINT,           -- latest event or tick: W_p is that less the bound and 1 ms
     PRIMARY KEY (topic, partition)
 );
 

@@ -8,6 +8,7 @@ model_fallback.py   model.fallback.used     model_profile.py   model.profile.*
 mode.py             mode.changed            scoring_policy.py  scoring.policy.updated
 rate_card.py        rate.card.updated       budget.py          budget.*
 slm_metrics.py      pane facts and marks    dead_letter.py     dead letters, late events
+quality.py          model.quality.observed, slm.benchmark.results
 model.py            model.registered
 """
 
@@ -23,10 +24,12 @@ from schemas.model import ModelRegistered
 from schemas.model_fallback import ModelFallbackUsed
 from schemas.model_profile import (
     ModelProfileActive,
+    ModelProfileRecommended,
     ModelProfileRejected,
     ModelProfileScored,
     ModelProfileUpdated,
 )
+from schemas.quality import ModelQualityObserved, SlmBenchmarkResults
 from schemas.rate_card import RateCardUpdated
 from schemas.scoring_policy import ScoringPolicyUpdated
 from schemas.slm_metrics import MeterMark, PaneFact
@@ -49,6 +52,9 @@ EVENTS: Final[tuple[type[Event], ...]] = (
     MeterMark,
     DeadLetter,
     LateEvent,
+    ModelQualityObserved,
+    SlmBenchmarkResults,
+    ModelProfileRecommended,
 )
 """Every event type, once."""
 
@@ -66,13 +72,16 @@ __all__ = [
     "ModeChanged",
     "ModelFallbackUsed",
     "ModelProfileActive",
+    "ModelProfileRecommended",
     "ModelProfileRejected",
     "ModelProfileScored",
     "ModelProfileUpdated",
+    "ModelQualityObserved",
     "ModelRegistered",
     "PaneFact",
     "Position",
     "RateCardUpdated",
     "Recorded",
     "ScoringPolicyUpdated",
+    "SlmBenchmarkResults",
 ]

@@ -196,8 +196,25 @@ class ScoreTerm(_Part):
     n: int
 
 
+class BenchmarkPart(_Part):
+    name: str
+    event_id: str
+    value: float
+    part: float
+    weight: Int32
+
+
+class ReliabilityPart(_Part):
+    name: str
+    n: int
+    hits: int
+    weight: Int32
+    value: float
+    standard_error: float
+
+
 class RankingEntry(_Part):
-    """One model in a ranking; fields as in avsc/model_profile_scored.v1.avsc."""
+    """One model in a ranking; fields as in avsc/model_profile_scored.v2.avsc."""
 
     provider: str
     model: str
@@ -222,12 +239,31 @@ class RankingEntry(_Part):
     prior_only: bool
     flags: tuple[str, ...] = ()
     terms: tuple[ScoreTerm, ...] = ()
+    quality_n: int = 0
+    quality_hits: int = 0
+    quality_prior: float | None = None
+    benchmarks: tuple[BenchmarkPart, ...] = ()
+    parts: tuple[ReliabilityPart, ...] = ()
+    success_low: float | None = None
+    success_high: float | None = None
+
+
+class LeaderState(_Part):
+    """Who leads a ranking key, and who is about to (M3)."""
+
+    provider: str | None = None
+    model: str | None = None
+    since_ms: int | None = None
+    challenger_provider: str | None = None
+    challenger_model: str | None = None
+    closes: Int32 = 0
 
 
 class ModelProfileScored(HeadedEvent):
     """A ranking, self-contained: what it saw, by which rules, and what follows (M6)."""
 
     NAME: ClassVar[str] = "model.profile.scored"
+    VERSION: ClassVar[int] = 2
 
     role: str
     deployment_mode: str
@@ -242,9 +278,38 @@ class ModelProfileScored(HeadedEvent):
     marks: tuple[MarkPosition, ...]
     inputs: tuple[InputPosition, ...]
     entries: tuple[RankingEntry, ...]
+    state_hash: str = ""
+    omitted: int = 0
+    leader: LeaderState | None = None
+    leader_before: LeaderState | None = None
 
     @model_validator(mode="after")
     def _window(self) -> Self:
         if self.window_end_ms <= self.window_start_ms:
             raise ValueError("window_end_ms must be above window_start_ms")
         return self
+
+
+class ModelProfileRecommended(HeadedEvent):
+    """The leader of a ranking is not the model of the profile in force."""
+
+    NAME: ClassVar[str] = "model.profile.recommended"
+
+    role: str
+    deployment_mode: str
+    provider: str
+    model: str
+    score: float
+    score_se: float
+    samples: int
+    leads_since_ms: int
+    current_model: str | None = None
+    current_status: str | None = None
+    current_score: float | None = None
+    current_score_se: float | None = None
+    profile_key: str | None = None
+    profile_version: int | None = None
+    ranking_event_id: str
+    ranking_as_of_ms: int
+    policy_event_id: str
+    policy_version: int

@@ -13,8 +13,18 @@ Digits = Annotated[str, StringConstraints(pattern=r"^(0|[1-9][0-9]{0,79})$")]
 Bucket = Annotated[int, Field(ge=0, lt=LATENCY_BUCKETS)]
 
 
+class MetricCount(BaseModel):
+    """Observations of one quality metric and the good ones among them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    metric: str
+    n: Natural
+    hits: Natural
+
+
 class ModelTotals(BaseModel):
-    """Totals of one model in one pane; fields as in avsc/pane_fact.v1.avsc."""
+    """Totals of one model in one pane; fields as in avsc/pane_fact.v2.avsc."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -32,6 +42,7 @@ class ModelTotals(BaseModel):
     reported_products: Annotated[tuple[Digits, ...], Field(min_length=3, max_length=3)]
     latency_buckets: tuple[Bucket, ...]
     latency_counts: tuple[Natural, ...]
+    quality: tuple[MetricCount, ...] = ()
 
     @model_validator(mode="after")
     def _aligned(self) -> Self:
@@ -44,6 +55,7 @@ class PaneFact(Event):
     """Up to up_to_offset of one source partition, the totals of one role and mode in one pane."""
 
     NAME: ClassVar[str] = "pane.fact"
+    VERSION: ClassVar[int] = 2
 
     source_topic: str
     source_partition: Partition

@@ -53,6 +53,7 @@ PicoUsd = Annotated[int, Field(ge=0, le=MAX_PICOUSD)]
 TenThousandths = Annotated[int, Field(ge=0, le=10_000)]
 Offset = Annotated[int, Field(ge=-1, le=MAX_LONG)]
 Natural = Annotated[int, Field(ge=0, le=MAX_LONG)]
+Long = Annotated[int, Field(ge=-MAX_LONG - 1, le=MAX_LONG)]
 Int32 = Annotated[int, Field(ge=-(2**31), le=MAX_INT)]
 """An Avro int: decoders take longer numbers there, tables do not."""
 Partition = Annotated[int, Field(ge=0, le=MAX_INT)]

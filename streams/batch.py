@@ -1,4 +1,7 @@
-"""Whole batches of llm.invocation into Arrow: the data plane's way to decode.
+"""Whole batches of the topics that the meter folds.
+
+Of llm.invocation into Arrow, the data plane's way to decode; of model.quality.observed, whose rate
+is low, record by record.
 
 The fast way (pyruhvro, then checks on whole columns) only decides that rows are certainly good.
 Every row that it cannot vouch for goes through streams.codec, record by record: so both ways give
@@ -16,7 +19,7 @@ import pyarrow.compute
 import pyruhvro
 from confluent_kafka import Message
 
-from schemas import ClockTick, LlmInvocation, Recorded
+from schemas import ClockTick, LlmInvocation, ModelQualityObserved, Position, Recorded
 from schemas.avro import schema_text
 from schemas.values import (
     FUTURE_LIMIT_MS,
@@ -65,17 +68,40 @@ BOUNDS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class InvocationBatch:
-    """table: the good rows in input order: all fields of LlmInvocation, and WHERE. append_ms is
-    the original's for a copy, stamped_ms the broker's own. bodies: the rows' record values. ticks,
-    bad: the rest. passed: highest offset seen per partition, whatever it held."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """What every batch has besides its good events. passed: highest offset seen per partition,
+    whatever it held."""
 
-    table: pa.Table
-    bodies: list[bytes]
     ticks: list[Recorded[ClockTick]]
     bad: list[Undecodable]
     passed: dict[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InvocationBatch(Batch):
+    """table: the good rows in input order: all fields of LlmInvocation, and WHERE. append_ms is
+    the original's for a copy, stamped_ms the broker's own. bodies: the rows' record values."""
+
+    table: pa.Table
+    bodies: list[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """A good record of model.quality.observed. stamped_ms: the broker's own stamp."""
+
+    event: ModelQualityObserved
+    at: Position
+    stamped_ms: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObservationBatch(Batch):
+    """rows: the good ones in input order."""
+
+    rows: list[Observation]
 
 
 @cache
@@ -160,7 +186,35 @@ def decode_invocations(catalogue: Catalogue, messages: Sequence[Message]) -> Inv
         .append_column("stamped_ms", pa.array(broker[order]))
     )
     passed = {int(p): int(offsets[parts == p].max()) for p in np.unique(parts)}
-    return InvocationBatch(table, [values[i] for i in order.tolist()], ticks, bad, passed)
+    bodies = [values[i] for i in order.tolist()]
+    return InvocationBatch(table=table, bodies=bodies, ticks=ticks, bad=bad, passed=passed)
+
+
+def decode_observations(catalogue: Catalogue, messages: Sequence[Message]) -> ObservationBatch:
+    """Decodes records of model.quality.observed (no error messages among them).
+
+    Raises nothing on bad bytes; waits while the registry does not answer for an unknown id.
+    """
+    rows: list[Observation] = []
+    ticks: list[Recorded[ClockTick]] = []
+    bad: list[Undecodable] = []
+    passed: dict[int, int] = {}
+    for message in messages:
+        partition, offset = message.partition() or 0, message.offset() or 0
+        passed[partition] = max(offset, passed.get(partition, -1))
+        outcome = decode(catalogue, message)
+        match outcome:
+            case Undecodable():
+                bad.append(outcome)
+            case Recorded(event=ClockTick() as tick):
+                ticks.append(Recorded(tick, outcome.at, outcome.key))
+            case Recorded(event=ModelQualityObserved() as event):
+                body = message.value()
+                assert isinstance(body, bytes)
+                rows.append(Observation(event, outcome.at, int(message.timestamp()[1]), body))
+            case _:
+                raise AssertionError(f"model.quality.observed carries no {type(outcome).__name__}")
+    return ObservationBatch(rows=rows, ticks=ticks, bad=bad, passed=passed)
 
 
 def _decode_call(data: list[bytes]) -> pa.Table | None:

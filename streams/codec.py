@@ -5,6 +5,7 @@ function of the record and its append time alone.
 """
 
 import hashlib
+import re
 import struct
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -12,7 +13,16 @@ from typing import Final, TypeVar
 from confluent_kafka import Message
 from pydantic import ValidationError
 
-from schemas import ClockTick, DeadLetter, Event, HeadedEvent, LlmInvocation, Position, Recorded
+from schemas import (
+    ClockTick,
+    DeadLetter,
+    Event,
+    HeadedEvent,
+    LlmInvocation,
+    ModelQualityObserved,
+    Position,
+    Recorded,
+)
 from schemas.avro import TrailingBytes, parsed
 from schemas.avro import decode as decode_datum
 from schemas.avro import encode as encode_datum
@@ -30,7 +40,9 @@ from streams.topics import BY_NAME, Topic
 MAGIC: Final = b"\x00"
 E = TypeVar("E", bound=Event)
 
-TIMED: Final = frozenset({"llm.invocation", "model.fallback.used"})
+FOLDED: Final = (LlmInvocation, ModelQualityObserved)
+SYMBOL: Final = re.compile(r"<\w+\.\w+: ('[^']*')>")
+TIMED: Final = frozenset({"llm.invocation", "model.fallback.used", "model.quality.observed"})
 """Events whose time must lie near their append time (M5); a policy or card may lie anywhere."""
 
 
@@ -172,7 +184,7 @@ def decode_value(
     except ValidationError as error:
         reason, detail = explain(error)
         return bad(reason, detail, schema_id)
-    if isinstance(event, LlmInvocation) and key != invocation_key(event):
+    if isinstance(event, FOLDED) and key != tenant_key(event):
         return bad("invalid_field", f"key={key[:160]!r}: allowed: tenant/event_id", schema_id)
     if isinstance(event, ClockTick) and not _plausible(event, at.append_ms):
         return bad("out_of_range", "the tick's base is not older than the tick itself", schema_id)
@@ -188,9 +200,9 @@ def decode_value(
     return Recorded(event, at, key)
 
 
-def invocation_key(event: LlmInvocation) -> bytes:
-    """Key of llm.invocation: whatever bears the same id, repeated or conflicting, meets in one
-    partition, and duplicates are found only there."""
+def tenant_key(event: LlmInvocation | ModelQualityObserved) -> bytes:
+    """Key of what the meter folds: whatever bears the same id, repeated or conflicting, meets in
+    one partition, and duplicates are found only there."""
     return f"{event.tenant}/{event.event_id}".encode()
 
 
@@ -240,4 +252,10 @@ def checked(event: type[E], fields: dict[str, object]) -> E:
     try:
         return event.model_validate(fields)
     except ValidationError as error:
-        raise BadEvent(explain(error)[1]) from None
+        raise BadEvent(_told(explain(error)[1])) from None
+
+
+def _told(text: str) -> str:
+    """What a validation says, without the validator's own words."""
+    plain = SYMBOL.sub(r"\1", text.replace("Value error, ", "", 1))
+    return plain if plain.startswith("record: Input ") else plain.removeprefix("record: ")

@@ -63,7 +63,9 @@ class Follower:
             raise self._error
 
     def _run(self) -> None:
-        client = kafka.consumer(self._bootstrap, "roster-follower", enable_partition_eof=True)
+        client = kafka.consumer(
+            self._bootstrap, "roster-follower", enable_partition_eof=True, fetch_wait_max_ms=20
+        )
         try:
             self._follow(client)
         except Exception as error:

@@ -6,7 +6,6 @@ with ProfilesReader("localhost:9092", "http://localhost:8081/apis/ccompat/v7") a
     print(found.profile.model, found.layer, found.version, found.offset, found.staleness_ms)
 """
 
-import threading
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, NamedTuple, Self
@@ -15,10 +14,9 @@ from confluent_kafka import Message
 
 from schemas import ModelProfileActive, Recorded
 from schemas.values import canonical_mode, canonical_role
-from streams.codec import Tombstone, decode, position, schema_id_of
-from streams.errors import Unreachable
-from streams.live_reader import RETRY_S, LiveReader
-from streams.registry import Catalogue, Registry
+from streams.codec import Tombstone, position
+from streams.live_reader import LiveReader
+from streams.patient_decoder import PatientDecoder
 from streams.topics import MODEL_PROFILE_ACTIVE
 
 LAYERS: Final = ("user", "tenant", "mode", "system")
@@ -62,9 +60,7 @@ class ProfilesReader:
         self._profiles: dict[Key, _Held] = {}
         self._of_record: dict[bytes, Key] = {}  # a tombstone names the record, not its parts
         self._skipped = 0
-        self._closing = threading.Event()
-        self._registry = Registry(registry, timeout_s=2.0)
-        self._catalogue = Catalogue(self._registry, topics=())
+        self._decoder = PatientDecoder(registry)
         self._reader = LiveReader(bootstrap, [MODEL_PROFILE_ACTIVE.name], self._take)
 
     def wait_ready(self, timeout_s: float) -> bool:
@@ -126,9 +122,9 @@ class ProfilesReader:
 
     def close(self) -> None:
         """Ends thread and connections; may be called twice."""
-        self._closing.set()
+        self._decoder.stop()
         self._reader.close()
-        self._registry.close()
+        self._decoder.close()
 
     def __enter__(self) -> Self:
         return self
@@ -143,9 +139,9 @@ class ProfilesReader:
 
     def _take(self, messages: list[Message]) -> None:
         for message in messages:
-            if not self._schema_at_hand(message):
+            found = self._decoder.decode(message)
+            if found is None:
                 return  # closing
-            found = decode(self._catalogue, message)
             if isinstance(found, Tombstone):
                 key = self._of_record.pop(found.key, None)
                 held = None if key is None else self._profiles.get(key)
@@ -165,16 +161,3 @@ class ProfilesReader:
         # One lookup sees the old profile or the new one, whole: the entry is replaced, not changed.
         self._profiles[key] = _Held(profile, record, at.partition, at.offset)
         self._of_record[record] = key
-
-    def _schema_at_hand(self, message: Message) -> bool:
-        """Waits for the registry where the schema is not known yet. False: closed meanwhile."""
-        value = message.value()
-        if not isinstance(value, bytes) or len(value) < 5 or value[0] != 0:
-            return True
-        while not self._closing.is_set():
-            try:
-                self._catalogue.writer(schema_id_of(value), patience_s=0)
-                return True
-            except Unreachable:
-                self._closing.wait(RETRY_S)
-        return False

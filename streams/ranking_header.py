@@ -1,5 +1,5 @@
-"""A header of published rankings: status, as_of and revision, so that whoever wants only the newest
-of each key need not decode them all."""
+"""A header of published rankings: status, as_of, revision and generation, so that whoever wants
+only the newest of each key need not decode them all."""
 
 from typing import Any, Final, NamedTuple
 
@@ -17,11 +17,13 @@ class Summary(NamedTuple):
     status: str
     as_of_ms: int
     revision: int
+    generation: int
 
 
 def header(scored: ModelProfileScored) -> tuple[str, bytes]:
     """The header of a ranking."""
-    return HEADER, f"{scored.status.value}/{scored.as_of_ms}/{scored.revision}".encode()
+    parts = (scored.status.value, scored.as_of_ms, scored.revision, scored.generation)
+    return HEADER, "/".join(map(str, parts)).encode()
 
 
 def summary(message: Message) -> Summary | None:
@@ -30,6 +32,6 @@ def summary(message: Message) -> Summary | None:
     for name, value in headers:
         if name == HEADER and isinstance(value, bytes) and len(value) <= LONGEST:
             parts = value.decode("ascii", errors="replace").split("/")
-            if len(parts) == 3 and parts[1].isdecimal() and parts[2].isdecimal():
-                return Summary(parts[0], int(parts[1]), int(parts[2]))
+            if len(parts) == 4 and all(part.isdecimal() for part in parts[1:]):
+                return Summary(parts[0], int(parts[1]), int(parts[2]), int(parts[3]))
     return None

@@ -18,8 +18,17 @@ FILE: Final = Path("roster.env")
 NAMES: Final = (
     *("ROSTER_KAFKA", "ROSTER_REGISTRY", "ROSTER_DATA", "ROSTER_CACHE", "ROSTER_BIND"),
     *("ROSTER_REPLICATION", "ROSTER_API", "ROSTER_DEPLOYMENT"),
+    *("ROSTER_GENERATION", "ROSTER_PANE_S", "ROSTER_BOUND_S", "ROSTER_GRACE_S"),
+    "ROSTER_WINDOW_PANES",
 )
 """What the file may set."""
+DEFINING: Final = {
+    "ROSTER_PANE_S": (300, 1, 86_400),
+    "ROSTER_BOUND_S": (60, 0, 86_400),
+    "ROSTER_GRACE_S": (600, 0, 7 * 86_400),
+}
+"""Default, least and most, in seconds. Another value than the default defines other facts, and so
+needs a generation of its own."""
 BROKER: Final = r"([^\s,:/\[\]]+|\[[0-9A-Fa-f:]+\]):[0-9]{1,5}"
 BROKERS: Final = re.compile(f"{BROKER}(,{BROKER})*")
 URL: Final = re.compile(r"https?://[^\s/]+(/\S*)?")
@@ -27,7 +36,9 @@ URL: Final = re.compile(r"https?://[^\s/]+(/\S*)?")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """kafka, registry: addresses, None where nothing is known. bind: where we listen."""
+    """kafka, registry: addresses, None where nothing is known. bind: where we listen. generation:
+    of facts and rankings; pane_ms, bound_ms, grace_ms: how it cuts event time; longest_panes: of
+    the longest window that is kept whole."""
 
     kafka: str | None
     registry: str | None
@@ -38,6 +49,11 @@ class Settings:
     replication: int
     api: str | None  # address of the projector's read path, as the running system recorded it
     deployment: str
+    generation: int = 2
+    pane_ms: int = 300_000
+    bound_ms: int = 60_000
+    grace_ms: int = 600_000
+    longest_panes: int = 288
 
     def need_kafka(self) -> str:
         """The broker's address. Raises BadConfiguration if none is known."""
@@ -75,11 +91,13 @@ def load(environ: dict[str, str] | None = None) -> Settings:
         raise BadConfiguration(f"{missing} is missing: set both addresses, or none of them")
     own = kafka is not None
     running = _running(data)
-    replication = env.get("ROSTER_REPLICATION") or "1"
-    if not re.fullmatch(r"0*[1-9][0-9]{0,3}", replication):
-        raise BadConfiguration(
-            f"ROSTER_REPLICATION is {replication!r}; allowed: a whole number from 1 to 9999"
-        )
+    cut = {name: _whole(env, name, *bounds) for name, bounds in DEFINING.items()}
+    for name, (usual, *_) in DEFINING.items():
+        if cut[name] != usual and "ROSTER_GENERATION" not in env:
+            raise BadConfiguration(
+                f"{name} is {cut[name]}, which makes other facts than {usual}: set"
+                " ROSTER_GENERATION too, to a number that no other definition has used"
+            )
     return Settings(
         kafka=kafka or running.get("kafka"),
         registry=(registry or running.get("registry") or "").rstrip("/") or None,
@@ -87,10 +105,24 @@ def load(environ: dict[str, str] | None = None) -> Settings:
         cache=cache,
         bind=env.get("ROSTER_BIND") or "127.0.0.1",
         own_cluster=own,
-        replication=int(replication),
+        replication=_whole(env, "ROSTER_REPLICATION", 1, 1, 9999),
         api=env.get("ROSTER_API") or running.get("api"),
         deployment=env.get("ROSTER_DEPLOYMENT") or "main",
+        generation=_whole(env, "ROSTER_GENERATION", 2, 2, 2**31 - 1),
+        pane_ms=cut["ROSTER_PANE_S"] * 1000,
+        bound_ms=cut["ROSTER_BOUND_S"] * 1000,
+        grace_ms=cut["ROSTER_GRACE_S"] * 1000,
+        longest_panes=_whole(env, "ROSTER_WINDOW_PANES", 288, 1, 10_000),
     )
+
+
+def _whole(env: dict[str, str], name: str, usual: int, least: int, most: int) -> int:
+    text = env.get(name) or str(usual)
+    if not re.fullmatch(r"[0-9]{1,12}", text) or not least <= int(text) <= most:
+        raise BadConfiguration(
+            f"{name} is {text!r}; allowed: a whole number from {least} to {most}"
+        )
+    return int(text)
 
 
 def _file(path: Path) -> dict[str, str]:

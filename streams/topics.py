@@ -24,13 +24,16 @@ from schemas import (
     ModeChanged,
     ModelFallbackUsed,
     ModelProfileActive,
+    ModelProfileRecommended,
     ModelProfileRejected,
     ModelProfileScored,
     ModelProfileUpdated,
+    ModelQualityObserved,
     ModelRegistered,
     PaneFact,
     RateCardUpdated,
     ScoringPolicyUpdated,
+    SlmBenchmarkResults,
 )
 from schemas.avro import full_name
 from schemas.values import MAX_RECORD_BYTES, OWN_RECORD_BYTES
@@ -98,6 +101,15 @@ SLM_METRICS: Final = Topic(
 MODEL_PROFILE_SCORED: Final = Topic(
     "model.profile.scored", (ModelProfileScored,), KEYED, max_bytes=OWN_RECORD_BYTES
 )
+MODEL_PROFILE_RECOMMENDED: Final = Topic(
+    "model.profile.recommended", (ModelProfileRecommended,), KEYED
+)
+MODEL_QUALITY_OBSERVED: Final = Topic(
+    "model.quality.observed", (ModelQualityObserved, ClockTick), KEYED
+)
+SLM_BENCHMARK_RESULTS: Final = Topic("slm.benchmark.results", (SlmBenchmarkResults,), KEYED)
+FOLDED: Final = (LLM_INVOCATION, MODEL_QUALITY_OBSERVED)
+"""What the meter folds into slm.metrics: panes close when all their partitions say so."""
 LATE_EVENTS: Final = Topic("late.events", (LateEvent,))
 DEAD_LETTERS: Final = Topic("dead.letters", (DeadLetter,))
 
@@ -115,6 +127,9 @@ TOPICS: Final[tuple[Topic, ...]] = (
     BUDGET_THRESHOLD_CROSSED,
     SLM_METRICS,
     MODEL_PROFILE_SCORED,
+    MODEL_PROFILE_RECOMMENDED,
+    MODEL_QUALITY_OBSERVED,
+    SLM_BENCHMARK_RESULTS,
     LATE_EVENTS,
     DEAD_LETTERS,
     # Declared by the design, not yet written by anyone.
@@ -122,11 +137,8 @@ TOPICS: Final[tuple[Topic, ...]] = (
     Topic("role.registered"),
     Topic("flag.updated"),
     Topic("suite.telemetry.llm.escalation.raw", partitions=KEYED),
-    Topic("model.quality.observed", partitions=KEYED),
-    Topic("slm.benchmark.results", partitions=KEYED),
     Topic("conversation.events", partitions=KEYED),
     Topic("budget.state", compacted=True, internal=True),
-    Topic("model.profile.recommended", partitions=KEYED),
     Topic("promotion.proposed"),
     Topic("promotion.approved"),
     Topic("provider.health.changed"),

@@ -3,11 +3,15 @@
 import gc
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 from streams import settings
 from tools import stack
 from tools.supervisor import Supervisor
+
+hypothesis.settings.register_profile("roster", deadline=None)  # speed is no test's business
+hypothesis.settings.load_profile("roster")
 
 
 def pytest_unconfigure() -> None:

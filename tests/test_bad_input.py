@@ -4,10 +4,12 @@ Told in order on one data folder, without the sample workload. At the end `roste
 every number proven, and every process must be the one that was started.
 """
 
+import io
 import json
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
+import fastavro
 import pytest
 from confluent_kafka import KafkaError, Message, Producer
 
@@ -28,18 +31,20 @@ from schemas import (
     ModeChanged,
     ModelFallbackUsed,
     ModelProfileUpdated,
+    ModelQualityObserved,
     ModelRegistered,
     PaneFact,
     RateCardUpdated,
     Recorded,
     ScoringPolicyUpdated,
+    SlmBenchmarkResults,
 )
 from schemas.avro import schema_text
 from schemas.dead_letter import KEEP_BYTES
 from schemas.values import MAX_INT, MAX_LONG
 from streams import kafka as clients
 from streams import topics
-from streams.codec import decode, encode, frame
+from streams.codec import FOLDED, decode, encode, frame
 from streams.registry import Catalogue, Registry
 from streams.status import read_all
 from streams.topics import (
@@ -121,7 +126,7 @@ class System:
         assert self.producer.flush(30) == 0
 
     def say(self, topic: Topic, event: Event, key: bytes = b"key", partition: int = -1) -> None:
-        if isinstance(event, LlmInvocation):
+        if isinstance(event, FOLDED):
             key = bad.key_of(event)
         self.send(topic, key, self.encoded(topic, event), partition=partition)
 
@@ -308,6 +313,9 @@ NEXT: Final[dict[str, Callable[[System], Applied]]] = {
     "budget.threshold.crossed": crossing,
     "slm.metrics": metered,
     "model.profile.scored": refusal,
+    "model.profile.recommended": refusal,
+    "model.quality.observed": filed(ModelQualityObserved, "quality_observations"),
+    "slm.benchmark.results": filed(SlmBenchmarkResults, "benchmark_results"),
     "late.events": lateness,
     "dead.letters": burial,
 }
@@ -529,6 +537,171 @@ def test_facts_of_nobody_are_no_evidence(system: System) -> None:
     until(applied, WITHIN_S, "not applied")
 
 
+# --- what a policy may say, and an observation
+
+
+def in_force(system: System, role: str) -> list[Any]:
+    """Policy, its version, and next offset of policies read, of the newest ranking of a role."""
+    found = system.sql(
+        "SELECT policy_event_id, policy_version, inputs FROM rankings"
+        f" WHERE role = '{role}' ORDER BY as_of_ms DESC, src_offset DESC LIMIT 1"
+    )
+    if not found:
+        return []
+    policy, version, inputs = found[0]
+    places = json.loads(inputs) if isinstance(inputs, str) else inputs
+    read = {place["topic"]: place["next_offset"] for place in places}
+    return [policy, version, read[topics.SCORING_POLICY_UPDATED.name]]
+
+
+def ranked(system: System, role: str, after: int) -> list[Any]:
+    """The same once there is a ranking that had read the policies up to an offset."""
+    found: list[Any] = []
+
+    def there() -> bool:
+        nonlocal found
+        for partition in range(LLM_INVOCATION.partitions):  # time moves on in all of them
+            system.say(LLM_INVOCATION, invocation(role=role), partition=partition)
+        system.flush()
+        time.sleep(0.3)
+        found = in_force(system, role)
+        return bool(found) and found[2] > after
+
+    until(there, 30, f"no ranking of {role} after offset {after}")
+    return found
+
+
+def test_a_bad_policy_is_told_with_its_field_and_the_old_one_stays_in_force(
+    system: System,
+) -> None:
+    topic, role = topics.SCORING_POLICY_UPDATED, f"unheard-of {uuid4().hex}"
+    told = {"role": role, "deployment_mode": "TEST", "evidence_modes": []}
+    quick = {"emit_min_interval_ms": 0, "emit_epsilon_e9": 0, "heartbeat_ms": 1}
+    old = good(ScoringPolicyUpdated, event_id=str(uuid4()), **told, **quick)
+    system.say(topic, old)
+    system.flush()
+    assert ranked(system, role, 0)[:2] == [old.event_id, 1]  # a role nobody knows is ranked as sent
+
+    span = {"name": "wer", "weight": 1, "floor_e9": 5, "target_e9": 5}
+    assert system.catalogue is not None
+    schema_id = system.catalogue.id_of(topic, ScoringPolicyUpdated)
+    less = json.loads(schema_text(ScoringPolicyUpdated))
+    less["fields"] = [f for f in less["fields"] if f["name"] != "reference_latency_us"]
+    assert system.client is not None
+    without = system.client.register(f"test-{uuid4()}", json.dumps(less))
+    landed = []
+    for changes, reason, said in (
+        ({"weight_cost": 1501}, "invalid_field", "weights must sum to 10,000"),
+        ({"part_availability": 0}, "invalid_field", "parts must sum to 10,000"),
+        ({"reference_cost_picousd": -1}, "out_of_range", "reference_cost_picousd=-1"),
+        ({"reference_cost_picousd": 0}, "out_of_range", "reference_cost_picousd=0"),
+        ({"reference_latency_us": None}, "decode_error", "reference_latency_us"),
+        ({"latency_percentile": 42}, "invalid_field", "latency_percentile=42"),
+        ({"quality_metrics": ["a b"]}, "invalid_field", "quality_metrics.0='a b'"),
+        ({"benchmarks": [span]}, "invalid_field", "benchmarks.0"),
+        ({"hysteresis_closes": 0}, "out_of_range", "hysteresis_closes=0"),
+        (
+            {"event_id": old.event_id, "weight_cost": 0},
+            "id_conflict",
+            "the same id with another body",
+        ),
+    ):
+        fields = {**old.model_dump(), "event_id": str(uuid4()), **changes}
+        if reason == "id_conflict":
+            fields["weight_quality"] = 10_000 - 4500
+        missing = reason == "decode_error"
+        body = written(less, fields) if missing else bad.datum(ScoringPolicyUpdated, fields)
+        value = frame(without if missing else schema_id, body)
+        key = f"{role}/TEST".encode()
+        place = system.send(topic, key, value)
+        system.flush()
+        system.expected[place[0]] = bad.Bad(str(changes), key, value, reason)
+        landed.append((place[0], reason, said))
+    for (_, partition, offset), reason, said in landed:
+        query = (
+            "SELECT reason, detail FROM dead_letters"
+            f" WHERE origin_topic = '{topic.name}' AND origin_partition = {partition}"
+            f" AND origin_offset = {offset}"
+        )
+        until(lambda query=query: system.sql(query), WITHIN_S, said)  # type: ignore[misc]
+        ((found, detail),) = system.sql(query)
+        assert (found, said in detail) == (reason, True), detail
+    listed = system.roster("dead-letters", "list", "--json").stdout
+    offsets = {row["origin_offset"] for row in json.loads(listed)}
+    assert {place[2] for place, *_ in landed} <= offsets
+
+    last = max(place[2] for place, *_ in landed)
+    assert ranked(system, role, last)[:2] == [old.event_id, 1]
+    better = old.model_copy(update={"event_id": str(uuid4()), "reason": None})
+    system.say(topic, better)
+    system.flush()
+    assert ranked(system, role, last + 1)[:2] == [
+        better.event_id,
+        2,
+    ]  # the bad ones are not counted
+
+
+def written(schema: Any, fields: dict[str, Any]) -> bytes:
+    """Fields under any schema."""
+    out = io.BytesIO()
+    fastavro.schemaless_writer(out, fastavro.parse_schema(schema), fields)
+    return out.getvalue()
+
+
+def posted(system: System, body: str) -> tuple[int, Any]:
+    """Answer to an observation over HTTP."""
+    request = urllib.request.Request(
+        f"{system.api}/v1/quality",
+        data=body.encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def test_what_is_refused_at_the_edge_is_told_with_its_field_and_never_sent(
+    system: System,
+) -> None:
+    tenant, role = f"t{uuid4().hex}", f"unheard-{uuid4().hex}"
+    whole = {"tenant": tenant, "role": role, "provider": "p", "model": "m", "n": 2, "hits": 1}
+    for changes, name in (
+        ({"hits": float("nan")}, "hits"),
+        ({"hits": 3}, "hits"),
+        ({"n": 0, "hits": 0}, "n"),
+        ({"metric": "a b"}, "metric"),
+        ({"role": ""}, "role"),
+    ):
+        status, problem = posted(system, json.dumps({**whole, **changes}))
+        assert (status, problem["field"], bool(problem["allowed"])) == (422, name, True), problem
+    odd = {"event_id": str(uuid4()), "metric": "never.heard.of"}
+    status, answer = posted(system, json.dumps({**whole, **odd}))
+    assert (status, answer["event_id"]) == (201, odd["event_id"])
+    status, answer = posted(system, json.dumps({**whole, **odd, "hits": 2}))  # the same id again
+    assert status == 201
+    kept = f"SELECT role, metric, hits FROM quality_observations WHERE tenant = '{tenant}'"
+    until(lambda: system.sql(kept), WITHIN_S, "not applied")
+    conflict = (
+        "SELECT reason FROM dead_letters WHERE origin_topic = 'model.quality.observed'"
+        f" AND origin_partition = {answer['partition']} AND origin_offset = {answer['offset']}"
+    )
+    until(lambda: system.sql(conflict), WITHIN_S, "no dead letter")
+    assert system.sql(conflict) == [["id_conflict"]]
+    assert system.sql(kept) == [[role, "never.heard.of", 1]]
+
+    for words, said in (
+        (("policies", "set", role, "TEST", "weight_cost=1"), "weight_quality"),
+        (("benchmarks", "add", "p", "m", "wer", "nan"), "value=nan"),
+        (("benchmarks", "add", "p", "m", "bleu", "41.5"), "value must be 0 to 1 in scale UNIT"),
+        (("rankings", "--role", role, "--at", "never"), "ISO 8601"),
+    ):
+        result = system.roster(*words)
+        assert (result.returncode, result.stdout) == (2, ""), (words, result.stderr)
+        assert said in result.stderr and result.stderr.count("\n") == 1, result.stderr
+
+
 # --- what is left of it
 
 
@@ -558,7 +731,7 @@ def test_every_bad_record_has_exactly_one_dead_letter_with_its_reason_and_bytes(
     assert reasons == {
         *("null_key", "empty_value", "bad_frame", "bad_magic", "schema_unknown", "too_large"),
         *("schema_not_allowed", "decode_error", "trailing_bytes", "not_finite", "out_of_range"),
-        *("invalid_field", "ts_future", "ts_too_old"),
+        *("invalid_field", "ts_future", "ts_too_old", "id_conflict"),
     }
 
 

@@ -13,7 +13,7 @@ from confluent_kafka import Message
 
 from schemas import Event, LlmInvocation, ModelProfileActive
 from streams import kafka as clients
-from streams.codec import encode, invocation_key
+from streams.codec import FOLDED, encode, tenant_key
 from streams.registry import Catalogue, Registry, register_all
 from streams.topics import LLM_INVOCATION, MODEL_PROFILE_ACTIVE, Topic, create
 from tests.support.events import good
@@ -95,7 +95,7 @@ def test_a_plain_client_reads_what_our_code_wrote(
     create(clients.admin(kafka), 1)
     with Registry(registry) as client:
         catalogue: Catalogue = register_all(client)
-    key = invocation_key(event) if isinstance(event, LlmInvocation) else b"open/key"
+    key = tenant_key(event) if isinstance(event, FOLDED) else b"open/key"
     landed: list[tuple[int, int]] = []
     producer = clients.producer(kafka)
 

@@ -19,13 +19,14 @@ from schemas import (
     ModelRegistered,
     RateCardUpdated,
     ScoringPolicyUpdated,
+    SlmBenchmarkResults,
 )
 from schemas.budget import BudgetPeriod, CapAction
 from schemas.envelope import Recorded
 from schemas.model import RegistrationAction
 from schemas.model_profile import ProfileAction
 from schemas.rate_card import PriceUnit
-from schemas.scoring_policy import CostUnit
+from schemas.scoring_policy import CostUnit, Severity
 from schemas.values import MODES, ROLES, derived_id
 from streams import kafka
 from streams.codec import decode, encode
@@ -94,6 +95,10 @@ LATENCY_US: Final = {"dialogue": 2_000_000, "embedding": 1_000_000, "image_gener
 USUAL_LATENCY_US: Final = 3_000_000
 BY_REQUEST: Final = frozenset({"speech_recognition", "speech_synthesis", "image_generation"})
 MIN_RELIABILITY: Final = {"PRODUCTION": 8000, "TEST": 7000}  # elsewhere nothing is shut out
+SLA_SUCCESS: Final = {"PRODUCTION": 9500, "TEST": 9000}
+SLA_REFERENCES: Final = 2  # a call above twice the reference is slow (M7)
+Loudness = Literal[Severity.INFO, Severity.WARN, Severity.PAGE]
+SEVERITY: Final[dict[str, Loudness]] = {"PRODUCTION": Severity.PAGE, "TEST": Severity.WARN}
 
 Chain = tuple[str, str, str]
 # Targets in order, three providers each, so that a request whose provider fails has two others.
@@ -175,6 +180,9 @@ def policy(role: str, mode: str) -> ScoringPolicyUpdated:
         reference_cost_picousd=PER_REQUEST_PICOUSD if by_request else PER_1K_PICOUSD,
         reference_latency_us=LATENCY_US.get(role, USUAL_LATENCY_US),
         min_reliability=MIN_RELIABILITY.get(mode, 0),
+        sla_success=SLA_SUCCESS.get(mode),
+        sla_latency_us=SLA_REFERENCES * LATENCY_US.get(role, USUAL_LATENCY_US),
+        severity=SEVERITY.get(mode, Severity.INFO),
         actor=SOURCE,
     )
 
@@ -311,6 +319,8 @@ def control_key(event: HeadedEvent) -> bytes:
             key = event.deployment
         case BudgetUpdated():
             key = f"{event.tenant}/{event.budget}"
+        case SlmBenchmarkResults():
+            key = f"{event.provider}/{event.model}/{event.name}"
         case _:
             raise TypeError(f"{event.NAME} is not an event of the control plane")
     return key.encode()

@@ -156,6 +156,9 @@ def cluster(settings: Settings) -> Iterator[Check]:
     if broker.ok:
         yield _asked("topics", lambda: _topics(admin), "roster topics --create")
         yield _asked("lag", lambda: _lag(admin), "start what reads: roster up")
+    if broker.ok and answers:
+        remedy = "roster policies set ROLE MODE window_panes=N, or a higher ROSTER_WINDOW_PANES"
+        yield _asked("windows", lambda: _windows(settings), f"{remedy} for meters and agents")
 
 
 def healthy(settings: Settings, name: str) -> bool:
@@ -211,6 +214,28 @@ def _topics(admin: "AdminClient") -> tuple[bool, str]:
 
     lines = topics.drift(admin, TIMEOUT_S)
     return not lines, "; ".join(lines[:5]) if lines else f"{len(topics.TOPICS)} as declared"
+
+
+def _windows(settings: Settings) -> tuple[bool, str]:
+    """No policy looks back further than facts are kept: its final rankings may stop."""
+    from schemas import ScoringPolicyUpdated
+    from streams.topics import SCORING_POLICY_UPDATED
+    from tools.log_reader import newest
+
+    longest = settings.longest_panes
+    found = newest(settings, SCORING_POLICY_UPDATED, ScoringPolicyUpdated).values()
+    wrong = sorted(
+        f"{policy.role}/{policy.deployment_mode} {policy.window_panes}"
+        for policy in (recorded.event for recorded in found)
+        if policy.window_panes > longest
+    )
+    if not wrong:
+        return True, f"{len(found)} policies, none above {longest} panes"
+    said = ", ".join([*wrong[:4], *(["..."] if len(wrong) > 4 else [])])
+    return False, (
+        f"window_panes of {len(wrong)} policies is above ROSTER_WINDOW_PANES, {longest}, and their"
+        f" final rankings may stop: {said}"
+    )
 
 
 def _lag(admin: "AdminClient") -> tuple[bool, str]:

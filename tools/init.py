@@ -26,6 +26,17 @@ TEMPLATE: Final = """\
 # The projector's read path, where it runs on another machine.
 #ROSTER_API=http://127.0.0.1:8090
 
+# How event time is cut, in seconds: panes, how far out of order events may be, and how long a pane
+# stays open after that. Another value makes other facts: give it a generation of its own, a number
+# from 2 on that no other definition has used. It is computed beside the others.
+#ROSTER_PANE_S=300
+#ROSTER_BOUND_S=60
+#ROSTER_GRACE_S=600
+#ROSTER_GENERATION=2
+
+# Panes of the longest window of any scoring policy: facts are kept twice as long as that.
+#ROSTER_WINDOW_PANES=288
+
 # Name of this deployment; its mode is what mode.changed last said of that name.
 #ROSTER_DEPLOYMENT=main
 """

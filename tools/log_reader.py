@@ -1,12 +1,12 @@
 """Reads control topics to their end: all events, the newest of each key, the newest rankings."""
 
 import threading
-from collections.abc import Iterator
-from typing import Final, TypeVar, cast
+from collections.abc import Iterable, Iterator
+from typing import Any, Final, TypeVar, cast
 
 from confluent_kafka import Consumer, Message, TopicPartition
 
-from schemas import Event, ModelProfileScored, Recorded
+from schemas import Event, HeadedEvent, ModelProfileScored, Recorded
 from schemas.model_profile import RankingStatus
 from streams import kafka
 from streams.codec import Tombstone, Undecodable, decode
@@ -19,7 +19,7 @@ NEWEST_RANKINGS: Final = 2_000
 """Records per partition that are looked through from the end: far more than the keys' number."""
 
 E = TypeVar("E", bound=Event)
-Rank = tuple[int, bool, int, int]  # as_of, final, revision, offset
+Rank = tuple[int, int, bool, int, int]  # generation, as_of, final, revision, offset
 
 
 def records(
@@ -35,22 +35,35 @@ def records(
 
 
 def events(settings: Settings, topic: Topic, kind: type[E]) -> list[Recorded[E]]:
-    """The good events of one type. Raises as records."""
+    """The good events of one type, of each id the first. Raises as records."""
     return [
-        cast(Recorded[E], found)
-        for found in records(settings, topic)
+        found
+        for found in _first_of_id(records(settings, topic))
         if isinstance(found, Recorded) and isinstance(found.event, kind)
     ]
+
+
+def _first_of_id(found: Iterable[Any]) -> Iterator[Any]:
+    """Without repeats: whatever bears an id again, same or other body, no fold takes."""
+    seen: set[tuple[object, ...]] = set()
+    for record in found:
+        if isinstance(record, Recorded) and isinstance(record.event, HeadedEvent):
+            event = record.event
+            identity = (record.at.partition, event.tenant, event.source, event.event_id)
+            if identity in seen:
+                continue
+            seen.add(identity)
+        yield record
 
 
 def newest(settings: Settings, topic: Topic, kind: type[E]) -> dict[bytes, Recorded[E]]:
     """The newest event of each key, by key; a tombstone removes one. Raises as records."""
     found: dict[bytes, Recorded[E]] = {}
-    for record in records(settings, topic):
+    for record in _first_of_id(records(settings, topic)):
         if isinstance(record, Tombstone):
             found.pop(record.key, None)
         elif isinstance(record, Recorded) and isinstance(record.event, kind):
-            found[record.key or b""] = cast(Recorded[E], record)
+            found[record.key or b""] = record
     return dict(sorted(found.items()))
 
 
@@ -98,12 +111,14 @@ class Rankings:
         offset = message.offset() or 0
         said = summary(message)
         if said is not None:
-            return said.as_of_ms, said.status == RankingStatus.FINAL, said.revision, offset
+            final = said.status == RankingStatus.FINAL
+            return said.generation, said.as_of_ms, final, said.revision, offset
         found = decode(self._catalogue, message)
         if not isinstance(found, Recorded) or not isinstance(found.event, ModelProfileScored):
             return None
         event = found.event
-        return event.as_of_ms, event.status is RankingStatus.FINAL, event.revision, offset
+        final = event.status is RankingStatus.FINAL
+        return event.generation, event.as_of_ms, final, event.revision, offset
 
 
 def newest_rankings(settings: Settings) -> list[ModelProfileScored]:

@@ -34,7 +34,7 @@ from streams.status import named, read_all
 from streams.topics import (
     BUDGET_THRESHOLD_CROSSED,
     DEAD_LETTERS,
-    LLM_INVOCATION,
+    FOLDED,
     MODE_CHANGED,
     MODEL_FALLBACK_USED,
     MODEL_PROFILE_REJECTED,
@@ -147,13 +147,19 @@ class _Burst:
 class _Seen:
     """What the followed topics said. Guarded by the poller's lock."""
 
-    mode: str | None = None
+    modes: list[tuple[int, str]] = field(default_factory=list)  # event time, mode; as in the log
     notable: list[Notable] = field(default_factory=list)  # the newest, in the order of at_ms
     bursts: dict[str, _Burst] = field(default_factory=dict)
     marks: dict[bytes, Message] = field(default_factory=dict)  # newest of each source partition
     number: int = 0
     published: int = 0
     first_ms: int | None = None
+
+
+def _mode_at(changes: list[tuple[int, str]], at_ms: int) -> str | None:
+    """The mode in force at an event time; of two of the same time the later in the log counts."""
+    past = [change for change in reversed(changes) if change[0] <= at_ms]
+    return max(past, key=lambda change: change[0])[1] if past else None
 
 
 class Poller:
@@ -199,10 +205,11 @@ class Poller:
             seen = self._seen
             pids = {child.pid: child.name for child in children if child.pid is not None}
             statuses = named(self._statuses, pids)
+            now_ms = time.time_ns() // 1_000_000
             return State(
                 deployment=self._settings.deployment,
-                mode=seen.mode,
-                now_ms=time.time_ns() // 1_000_000,
+                mode=_mode_at(seen.modes, now_ms),
+                now_ms=now_ms,
                 event_ms=max((m.newest_event_ms or 0 for m in marks), default=0) or None,
                 watermark_ms=watermark(marks),
                 joined=self._joined,
@@ -250,7 +257,7 @@ class Poller:
             case ModeChanged():
                 to = canonical_mode(event.to_mode)
                 if event.deployment == self._settings.deployment:
-                    self._seen.mode = to
+                    self._seen.modes.append((event.occurred_at_ms, to))
                 self._say(at_ms, "mode", f"{event.deployment} switched to {to} by {event.actor}")
             case ModelProfileUpdated():
                 what = event.model or event.action.value.lower()
@@ -299,8 +306,11 @@ class Poller:
         with self._lock:
             messages = list(self._seen.marks.values())
         found = [decode(self._catalogue, message) for message in messages]
+        marks = [r.event for r in found if isinstance(r, Recorded)]
         return [
-            r.event for r in found if isinstance(r, Recorded) and isinstance(r.event, MeterMark)
+            mark
+            for mark in marks
+            if isinstance(mark, MeterMark) and mark.generation == self._settings.generation
         ]
 
     # --- status files and the projector, in the poller's thread
@@ -369,10 +379,11 @@ class Poller:
 
 
 def watermark(marks: Sequence[MeterMark]) -> int | None:
-    """The least watermark over all partitions; None while one of them is unknown."""
-    of = {mark.source_partition: mark.watermark_ms for mark in marks}
+    """The least watermark over all partitions of what is folded, by marks of one generation; None
+    while one of them is unknown."""
+    of = {(mark.source_topic, mark.source_partition): mark.watermark_ms for mark in marks}
     known = [w for w in of.values() if w is not None]
-    return min(known) if len(known) == LLM_INVOCATION.partitions else None
+    return min(known) if len(known) == sum(topic.partitions for topic in FOLDED) else None
 
 
 def _budgets(http: httpx.Client, api: str | None) -> tuple[Budget, ...] | None:

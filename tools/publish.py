@@ -17,7 +17,6 @@ from confluent_kafka import KafkaError, Message
 from processors.tables import profiles
 from schemas import (
     HeadedEvent,
-    LlmInvocation,
     ModelFallbackUsed,
     ModelProfileUpdated,
     Position,
@@ -26,7 +25,7 @@ from schemas import (
 from schemas.avro import full_name, parsed
 from schemas.values import canonical_mode, canonical_role
 from streams import kafka
-from streams.codec import TIMED, checked, encode, time_verdict
+from streams.codec import FOLDED, TIMED, checked, encode, tenant_key, time_verdict
 from streams.errors import BadConfiguration, BadEvent, Unreachable
 from streams.registry import Catalogue
 from streams.topics import (
@@ -35,9 +34,11 @@ from streams.topics import (
     MODE_CHANGED,
     MODEL_FALLBACK_USED,
     MODEL_PROFILE_UPDATED,
+    MODEL_QUALITY_OBSERVED,
     MODEL_REGISTERED,
     RATE_CARD_UPDATED,
     SCORING_POLICY_UPDATED,
+    SLM_BENCHMARK_RESULTS,
     Topic,
 )
 from tools.defaults import control_key
@@ -57,6 +58,8 @@ OPEN: Final = {
         SCORING_POLICY_UPDATED,
         RATE_CARD_UPDATED,
         BUDGET_UPDATED,
+        MODEL_QUALITY_OBSERVED,
+        SLM_BENCHMARK_RESULTS,
     )
 }
 """Topics that producers write; the others say what Roster itself concluded."""
@@ -211,7 +214,9 @@ def _profile(event: ModelProfileUpdated) -> ModelProfileUpdated:
 
 def record_key(event: HeadedEvent) -> bytes:
     """Key of the event's record, as streams/topics.py and the folds expect it."""
-    if isinstance(event, (LlmInvocation, ModelFallbackUsed)):
+    if isinstance(event, FOLDED):
+        return tenant_key(event)
+    if isinstance(event, ModelFallbackUsed):
         return f"{event.tenant}/{event.event_id}".encode()
     return control_key(event)
 

@@ -113,16 +113,16 @@ def _prepare(settings: Settings, supervisor: Supervisor, *, defaults: bool) -> N
 
 
 def _processes(settings: Settings, workload: Sequence[str] | None) -> list[Child]:
-    sample = [] if workload is None else [_child("workload", settings, *workload)]
+    sample = [] if workload is None else [child("workload", settings, *workload)]
     return [
-        _child("agents", settings),
-        _child("meter", settings, "--instance", "0"),
-        _child("projector", settings),
+        child("agents", settings),
+        child("meter", settings, "--instance", "0"),
+        child("projector", settings),
         *sample,
     ]
 
 
-def _child(verb: str, settings: Settings, *options: str) -> Child:
+def child(verb: str, settings: Settings, *options: str) -> Child:
     """One of our processes, told all that this one knows."""
     return Child(
         name=verb,

@@ -14,7 +14,7 @@ from rich.text import Text
 from schemas import ModelProfileScored
 from schemas.values import canonical_mode
 from tools.poller import LAW, Budget, Law, Notable, Process, State
-from tools.ranking_table import WIDE, entry_row, grid, header_row, heading
+from tools.ranking_table import WIDE, entry_rows, grid, header_row, heading
 from tools.units import bar, clock, count, usd
 
 MIN_WIDTH: Final = 80
@@ -142,9 +142,8 @@ def _ranking(ranking: ModelProfileScored, width: int, lines: int) -> list[Text |
     whole = len(entries) <= lines - 1
     shown = entries if whole else entries[: lines - 2]
     table = grid(width)
-    for entry in shown:
-        entry_row(table, entry, width >= WIDE)
-    parts: list[Text | Table] = [heading(ranking)]
+    entry_rows(table, ranking, len(shown))
+    parts: list[Text | Table] = [heading(ranking, width)]
     if shown:
         parts.append(table)
     if not whole:
@@ -353,6 +352,7 @@ def _ranking_json(ranking: ModelProfileScored) -> dict[str, Any]:
         "status": ranking.status.value,
         "as_of_ms": ranking.as_of_ms,
         "event_id": ranking.event_id,
+        "leader": None if ranking.leader is None else ranking.leader.model_dump(mode="json"),
         "entries": [
             entry.model_dump(mode="json", exclude={"terms", "flags"}) for entry in ranking.entries
         ],

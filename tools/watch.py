@@ -56,7 +56,7 @@ def watch_rankings(
                         if as_json:
                             print(ranking.model_dump_json(), flush=True)
                         else:
-                            console.print(tables([ranking]))
+                            console.print(tables([ranking], console.width))
                 time.sleep(LOOK_EVERY_S)
 
 

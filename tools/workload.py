@@ -26,6 +26,7 @@ from schemas import (
     ModeChanged,
     ModelFallbackUsed,
     ModelProfileUpdated,
+    ModelQualityObserved,
 )
 from schemas.avro import schema_text
 from schemas.budget import BudgetPeriod, CapAction
@@ -45,6 +46,7 @@ from streams.topics import (
     MODE_CHANGED,
     MODEL_FALLBACK_USED,
     MODEL_PROFILE_UPDATED,
+    MODEL_QUALITY_OBSERVED,
     Topic,
 )
 from tools.defaults import (
@@ -288,6 +290,7 @@ class _Sender:
         for topic, event, columns in (
             (LLM_INVOCATION, LlmInvocation, batch.invocations),
             (MODEL_FALLBACK_USED, ModelFallbackUsed, batch.fallbacks),
+            (MODEL_QUALITY_OBSERVED, ModelQualityObserved, batch.observations),
         ):
             values = encoded(columns, event, self._catalogue.id_of(topic, event))
             for key, value in zip(keys(columns), values, strict=True):

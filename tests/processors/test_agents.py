@@ -406,10 +406,12 @@ def fact(role: str, pane: int, up_to: int) -> PaneFact:
     )
 
 
-def mark(partition: int, watermark_ms: int, up_to: int) -> MeterMark:
-    """A mark of one partition of llm.invocation."""
+def mark(
+    partition: int, watermark_ms: int, up_to: int, topic: topics.Topic = topics.LLM_INVOCATION
+) -> MeterMark:
+    """A mark of one source partition."""
     return MeterMark(
-        source_topic=topics.LLM_INVOCATION.name,
+        source_topic=topic.name,
         source_partition=partition,
         generation=GENERATION,
         up_to_offset=up_to,
@@ -557,6 +559,9 @@ def test_marks_close_a_pane_and_its_final_ranking_is_published_once(
     sources = range(topics.LLM_INVOCATION.partitions)
     up_to = int(time.time() * 1000)  # above the marks of an earlier run on this broker
     meter.begin(*(mark(p, closing - (p == 3), up_to) for p in sources))
+    meter.commit()
+    observed = topics.MODEL_QUALITY_OBSERVED
+    meter.begin(*(mark(p, closing, up_to, observed) for p in range(observed.partitions)))
     meter.commit()
     time.sleep(1)
     assert finals() == []  # one partition has not come so far

@@ -28,11 +28,14 @@ def test_of_several_meters_each_tells_the_law_of_its_own_partitions() -> None:
     marks = {p: mark(p, 10**p) for p in range(4)}
     laws = []
     for ours in ((0, 1), (2, 3), ()):
-        meter = Meter(LLM_INVOCATION.name, 4, 4, 1, "x")
+        meter = Meter({LLM_INVOCATION.name: 4}, 4, 1, "x")
         for m in marks.values():
             meter.observe(0, m.key(), m)
         for partition in ours:
-            assert meter.assign(partition, marks[partition].up_to_offset + 1) is not None
+            assert (
+                meter.assign((LLM_INVOCATION.name, partition), marks[partition].up_to_offset + 1)
+                is not None
+            )
         laws.append(law_of(meter))
     assert [law.get("consumed") for law in laws] == [11, 1100, None]
     assert laws[0] == {**dict.fromkeys(LAW, 0), "consumed": 11, "applied": 11}

@@ -5,18 +5,19 @@ More of them: ROSTER_SCHEDULES=5000 pytest tests/processors/test_protocol_simula
 """
 
 import os
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, ClassVar
 
 import pytest
 
-from processors.meter_protocol import Meter
-from processors.pane_fold import PartitionFold
-from processors.scorer import Scorer
-from schemas import MeterMark, ModelProfileScored
+from processors.meter_protocol import Meter, Source
+from processors.pane_fold import PartitionFold, Verdicts
+from processors.scorer import Facts, Scorer, Windows
+from schemas import MeterMark, ModelProfileScored, PaneFact
 from tests.support.simulation import Rules, Simulation
 
-SCHEDULES = int(os.environ.get("ROSTER_SCHEDULES", "240"))
+SCHEDULES = int(os.environ.get("ROSTER_SCHEDULES", "120"))
 BATCH = 40
 
 
@@ -48,14 +49,26 @@ class OnlyDirtyPanes(PartitionFold):
 
 
 class ForgetsItsWatermark(PartitionFold):
-    def __init__(self, source: str, partition: int, generation: int, mark: Any) -> None:
-        super().__init__(source, partition, generation, mark)
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
         self.watermark_ms = None
 
 
+class ForgetsItsCounters(PartitionFold):
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.verdicts = Verdicts()
+
+
+class ForgetsTheNewestEvent(PartitionFold):
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.newest = None
+
+
 class CountsTheReplay(PartitionFold):
-    def __init__(self, source: str, partition: int, generation: int, mark: Any) -> None:
-        super().__init__(source, partition, generation, mark)
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
         self.replayed = self.position - 1
 
 
@@ -87,6 +100,28 @@ class DeletesUnannounced(Meter):
         return -1 if floor is None else floor
 
 
+class LooksAtInvocationsOnly(Meter):
+    def held_by(self) -> Iterable[Source]:
+        return [source for source in self.sources if source[0] == "src"]
+
+
+class ClosesByInvocations(Scorer):
+    def wanted(self) -> Iterable[Source]:
+        return [source for source in super().wanted() if source[0] == "src"]
+
+
+class LastFactCounts(Facts):
+    def replaces(self, known: PaneFact, fact: PaneFact) -> bool:
+        return True
+
+
+class TakesTheLastFact(Scorer):
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.facts = LastFactCounts()
+        self.windows = Windows(self.facts, self.cards)
+
+
 class IgnoresKeptFrom(Scorer):
     def kept_from_ms(self) -> int:
         return 0
@@ -112,6 +147,8 @@ MUTANTS = {
         RULES, meter=folding(OnlyDirtyPanes)
     ),
     "the watermark is taken from the mark": replace(RULES, meter=folding(ForgetsItsWatermark)),
+    "the counters are taken from the mark": replace(RULES, meter=folding(ForgetsItsCounters)),
+    "the newest event is taken from the mark": replace(RULES, meter=folding(ForgetsTheNewestEvent)),
     "nothing is counted before up_to_offset is passed": replace(
         RULES, meter=folding(CountsTheReplay)
     ),
@@ -129,12 +166,18 @@ MUTANTS = {
     "facts are read committed": replace(RULES, committed_reads=False),
     "marks come behind the facts": replace(RULES, marks_after_facts=False),
     "deletion is announced one transaction before": replace(RULES, meter=DeletesUnannounced),
+    "facts are kept by the watermarks of all topics": replace(RULES, meter=LooksAtInvocationsOnly),
+    "panes close by the watermarks of all topics": replace(RULES, scorer=ClosesByInvocations),
+    "of two facts the one that knew more counts": replace(RULES, scorer=TakesTheLastFact),
     "no final whose window begins before kept_from": replace(RULES, scorer=IgnoresKeptFrom),
     "a missing mark is minus infinity": replace(RULES, scorer=MissingMarksDoNotHold),
     "finals are compared without their vector of marks": replace(RULES, scorer=ComparesMarks),
 }
 
-SLEEPY = {"no final whose window begins before kept_from"}
+SLEEPY = {
+    "deletion is announced one transaction before",
+    "no final whose window begins before kept_from",
+}
 
 
 @pytest.mark.parametrize("rule", MUTANTS)

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from processors.pane_fold import PartitionFold, Stretch, columns_of
+from processors.columns import columns_of
+from processors.pane_fold import Late, PartitionFold, Stretch
 from processors.scorer import Scorer
 from schemas import (
     MeterMark,
@@ -33,6 +34,7 @@ class Log:
         self.fold = PartitionFold("src", 0, 1, None)
         self.scorer = Scorer({"src": 1}, 1)
         self.offset = 0
+        self.late: list[Late] = []
         self.policies = self.cards = 0
         self.set_policy(role="code", **rules)
         self.set_card(10**11)
@@ -68,15 +70,15 @@ class Log:
             for i, row in enumerate(rows)
         ]
         self.offset += len(rows)
-        return self._mark(Stretch(columns_of(numbered), [], [], self.offset - 1))
+        return self.take(Stretch(columns_of(numbered), [], [], self.offset - 1))
 
     def tick(self, at_ms: int) -> tuple[ModelProfileScored, ...]:
         self.offset += 1
         last = self.offset - 1
-        return self._mark(Stretch(columns_of([]), [(last, at_ms)], [], last))
+        return self.take(Stretch(columns_of([]), [(last, at_ms)], [], last))
 
-    def _mark(self, stretch: Stretch) -> tuple[ModelProfileScored, ...]:
-        self.fold.fold(stretch)
+    def take(self, stretch: Stretch) -> tuple[ModelProfileScored, ...]:
+        self.late += self.fold.fold(stretch)
         for fact in self.fold.facts():
             self.scorer.fact(fact)
         mark: MeterMark = self.fold.mark(None, "test")

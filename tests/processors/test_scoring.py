@@ -8,12 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from processors.benchmarks import Benchmarks
 from processors.evidence import Evidence, Panel
-from processors.scoring import cost_of, latency_of, measure, rank
+from processors.scoring import apart, cost_of, latency_of, measure, rank, ranks, wilson_e9
 from processors.sketch import BUCKETS, bucket_of
 from schemas import ScoringPolicyUpdated
 from schemas.model_profile import RankingEntry
 from schemas.scoring_policy import CostUnit
+from schemas.values import BILLION, OUTCOMES, Outcome
 
 USD = 10**12
 
@@ -38,29 +40,41 @@ def policy(**changes: Any) -> ScoringPolicyUpdated:
 
 
 def evidence(
-    latencies: list[int], failed: int = 0, cost_picousd: int = USD // 1000, tokens: int = 1000
+    latencies: list[int],
+    failed: int = 0,
+    cost_picousd: int = USD // 1000,
+    tokens: int = 1000,
+    quality: dict[str, list[int]] | None = None,
 ) -> Evidence:
-    """Each complete call cost the same and took the same number of tokens."""
+    """Each complete call cost the same and took the same number of tokens. quality: metric ->
+    [observations, hits]."""
     n = len(latencies)
     cost = cost_picousd * 10**6
-    return Evidence(
+    found = Evidence(
         invocations=n + failed,
-        complete=n,
-        trials=n + failed,
         tokens=n * tokens,
         cost=n * cost,
         cost_cost=n * cost * cost,
         cost_tokens=n * cost * tokens,
         tokens_tokens=n * tokens * tokens,
-        latency=np.bincount(bucket_of(np.array(latencies, np.int64)), minlength=BUCKETS),
+        quality=quality or {},
     )
+    found.counts[OUTCOMES.index(Outcome.SUCCESS)] = n
+    found.counts[OUTCOMES.index(Outcome.FAILURE)] = failed
+    found.latency[:] = np.bincount(bucket_of(np.array(latencies, np.int64)), minlength=BUCKETS)
+    return found
 
 
-def ranked(panel: Panel, rules: ScoringPolicyUpdated) -> tuple[RankingEntry, ...]:
+def ranked(
+    panel: Panel, rules: ScoringPolicyUpdated, results: Benchmarks | None = None
+) -> tuple[RankingEntry, ...]:
     measures = {
         who: measure(e, rules.latency_percentile, rules.cost_unit) for who, e in panel.items()
     }
-    return rank(panel, rules, measures.__getitem__)
+    known = results or Benchmarks()
+    return rank(
+        panel, rules, measures.__getitem__, lambda who: known.prior(who, rules.role, rules, 0)
+    )
 
 
 def test_the_example_of_m1() -> None:
@@ -138,7 +152,7 @@ def test_free_is_capped_and_never_divides_by_zero() -> None:
 
 @pytest.mark.parametrize("n", [1, 2, 3, 58, 59, 60, 300])
 def test_the_interval_of_a_percentile_encloses_it(n: int) -> None:
-    found = latency_of(evidence([i * 1000 for i in range(1, n + 1)]), 95)
+    found = latency_of(evidence([i * 1000 for i in range(1, n + 1)]), n, 95)
     assert found.low_us is None or found.low_us <= found.value_us
     assert found.high_us is None or found.value_us <= found.high_us
     assert (found.high_us is None) == (n < 59)
@@ -148,8 +162,6 @@ def test_the_variance_of_a_mean_is_that_of_the_textbook() -> None:
     costs, tokens = [100, 300, 200, 900], [10, 40, 20, 70]
     found = Evidence(
         invocations=4,
-        complete=4,
-        trials=4,
         tokens=sum(tokens),
         cost=sum(costs) * 10**6,
         cost_cost=sum(c * c for c in costs) * 10**12,
@@ -157,11 +169,99 @@ def test_the_variance_of_a_mean_is_that_of_the_textbook() -> None:
         tokens_tokens=sum(t * t for t in tokens),
     )
     mean = Fraction(sum(costs), 4)
-    per_request = cost_of(found, CostUnit.PER_REQUEST)
+    per_request = cost_of(found, 4, CostUnit.PER_REQUEST)
     assert per_request.value == mean
     assert per_request.variance == sum((c - mean) ** 2 for c in costs) / 3 / 4
     ratio = Fraction(sum(costs), sum(tokens))
     residuals = sum((c - ratio * t) ** 2 for c, t in zip(costs, tokens, strict=True))
-    per_1k = cost_of(found, CostUnit.PER_1K_TOKENS)
+    per_1k = cost_of(found, 4, CostUnit.PER_1K_TOKENS)
     assert per_1k.value == 1000 * ratio
     assert per_1k.variance == 10**6 * residuals / 3 / 4 / Fraction(sum(tokens), 4) ** 2
+
+
+def test_the_example_of_m2() -> None:
+    """Wilson interval of 81 hits among 263 trials."""
+    low, high = wilson_e9(81, 263)
+    assert (round(low / BILLION, 6), round(high / BILLION, 6)) == (0.255289, 0.366210)
+
+
+@given(st.integers(1, 10**6), st.integers(0, 10**6))
+def test_the_wilson_interval_encloses_the_rate_and_stays_within_0_and_1(n: int, hits: int) -> None:
+    hits = min(n, hits)
+    low, high = wilson_e9(hits, n)
+    assert 0 <= low <= round(Fraction(hits, n) * BILLION) <= high <= BILLION
+    if hits == 0:
+        assert low == 0
+    if hits == n:
+        assert high == BILLION
+
+
+def test_the_example_of_m3() -> None:
+    """P .94 +- .007, Q 1.22 +- .02, R .79 +- .01, S .95 +- .006: Q 1, P 2, S 2, R 4."""
+    e = BILLION // 1000
+    found = {"Q": (1220 * e, 20 * e), "S": (950 * e, 6 * e), "P": (940 * e, 7 * e)}
+    found["R"] = (790 * e, 10 * e)
+    assert dict(zip(found, ranks(list(found.values())), strict=True)) == {
+        "Q": 1,
+        "S": 2,
+        "P": 2,
+        "R": 4,
+    }
+
+
+@given(st.lists(st.tuples(st.integers(0, 2 * BILLION), st.integers(0, BILLION // 10)), max_size=90))
+def test_many_are_ranked_as_few_are(scores: list[tuple[int, int]]) -> None:
+    ordered = sorted(scores, key=lambda s: -s[0])
+    plain = [1 + sum(apart(*o, *m) for o in ordered) for m in ordered]
+    assert ranks(ordered) == plain
+
+
+def test_ties_share_a_rank_and_the_next_one_counts_them() -> None:
+    assert ranks([(10, 0), (10, 0), (9, 0)]) == [1, 1, 3]
+    assert ranks([]) == []
+
+
+def test_quality_bits_pull_the_prior_as_far_as_they_are_many() -> None:
+    rules = policy(prior_quality=5000, prior_strength=20)
+    few = evidence([10**6] * 60, quality={"quality": [20, 20]})
+    many = evidence([10**6] * 60, quality={"quality": [980, 980]})
+    other = evidence([10**6] * 60, quality={"style": [980, 980]})
+    panel = {("p", "few"): few, ("p", "many"): many, ("p", "other"): other}
+    found = {e.model: e for e in ranked(panel, rules)}
+    assert (found["few"].quality, found["few"].quality_n) == (0.75, 20)
+    assert found["many"].quality == 0.99
+    assert (found["other"].quality, found["other"].prior_only) == (0.5, True)
+    assert found["few"].status == "ranked"
+    assert (found["other"].status, found["other"].reason) == ("provisional", "prior_only")
+    assert found["many"].terms[0].standard_error < found["few"].terms[0].standard_error
+
+
+def test_reliability_has_three_parts_and_leaves_out_what_was_never_tried() -> None:
+    rules = policy(prior_reliability=5000, prior_strength=20)
+    bits = {"policy_compliance": [80, 80], "refusal_accuracy": [60, 0]}
+    panel = {
+        ("p", "all"): evidence([10**6] * 80, quality=bits),
+        ("p", "one"): evidence([10**6] * 80),
+    }
+    found = {e.model: e for e in ranked(panel, rules)}
+    # availability (80+10)/100, compliance (80+10)/100, refusal (0+10)/80
+    assert found["all"].reliability == 0.5 * 0.9 + 0.25 * 0.9 + 0.25 * 0.125
+    assert [(p.name, p.n, p.hits) for p in found["all"].parts] == [
+        ("availability", 80, 80),
+        ("policy_compliance", 80, 80),
+        ("refusal_accuracy", 60, 0),
+    ]
+    assert "parts_missing" not in found["all"].flags
+    assert found["one"].reliability == 0.9
+    assert found["one"].flags == ("parts_missing",)
+
+
+def test_a_policy_that_asks_for_parts_that_were_never_tried_ranks_nobody() -> None:
+    rules = policy(part_availability=0, part_policy_compliance=10_000, part_refusal_accuracy=0)
+    (entry,) = ranked({("p", "m"): evidence([10**6] * 80)}, rules)
+    assert (entry.status, entry.reason) == ("unrankable", "no_reliability")
+
+
+def test_a_model_with_observations_but_no_invocation_is_no_candidate() -> None:
+    panel = {("p", "m"): evidence([], quality={"quality": [5, 5]})}
+    assert ranked(panel, policy()) == ()

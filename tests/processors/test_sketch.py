@@ -10,16 +10,14 @@ from hypothesis import strategies as st
 
 from processors.sketch import (
     BUCKETS,
-    ESTIMATES_E9,
-    LAST,
     LIMITS,
-    OVERFLOW,
     bucket_at,
     bucket_of,
     lower_edge_us,
     order_statistics,
     upper_edge_us,
 )
+from schemas.latency import ESTIMATES_E9, LAST, OVERFLOW
 
 
 def bucket(latency_us: int) -> int:

@@ -19,9 +19,9 @@ import pytest
 from confluent_kafka import Consumer
 
 from projections import runner
-from schemas import Event, LlmInvocation
+from schemas import Event
 from streams import settings, topics
-from streams.codec import encode, invocation_key
+from streams.codec import FOLDED, encode, tenant_key
 from streams.kafka import Outbound, admin, consumer, end_offsets, producer
 from streams.registry import Catalogue, Registry, register_all
 from streams.settings import Settings
@@ -42,8 +42,8 @@ class Log:
     client: Consumer
 
     def send(self, topic: Topic, event: Event, key: bytes = b"key") -> None:
-        if isinstance(event, LlmInvocation):
-            key = invocation_key(event)
+        if isinstance(event, FOLDED):
+            key = tenant_key(event)
         self.out.send(topic.name, key, encode(self.catalogue, topic, event))
 
     def raw(self, topic: str, key: bytes | None, value: bytes | None, partition: int = -1) -> None:

@@ -13,7 +13,7 @@ from projections.queries import Refused, ask, plain
 def db(tmp_path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     made = store.connect(tmp_path / store.FILE)
     made.execute(
-        "INSERT INTO projection_offsets VALUES ('llm.invocation', 3, 9, 9, 9, 0, 0, 0, 0, 0, 0)"
+        "INSERT INTO projection_offsets VALUES ('llm.invocation', 3, 9, 9, 9, 0, 0, 0, 0, 0, 0, 0)"
     )
     yield made
     made.close()

@@ -241,6 +241,8 @@ TABLES = (
     "late_events",
     "dead_letters",
     "cost_hourly",
+    "metrics_totals",
+    "latency_totals",
     "projection_offsets",
 )
 

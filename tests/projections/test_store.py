@@ -49,6 +49,8 @@ def test_a_file_that_is_no_database_is_one_clear_line(tmp_path: Path) -> None:
 def test_a_file_of_another_format_is_refused(tmp_path: Path) -> None:
     db = store.connect(tmp_path / store.FILE)
     db.execute("UPDATE projection_format SET version = 99")
+    db.execute("DROP TABLE rankings")
+    db.execute("CREATE TABLE rankings (status VARCHAR)")  # views of ours would stumble over it
     db.close()
     with pytest.raises(BadConfiguration, match="has format 99"):
         store.connect(tmp_path / store.FILE)
@@ -74,7 +76,8 @@ def test_a_snapshot_is_whole_and_only_the_newest_few_are_kept(tmp_path: Path) ->
     file = store.opened(tmp_path / store.FILE)
     for offset in range(1, 6):
         file.db.execute(
-            "INSERT OR REPLACE INTO projection_offsets VALUES ('t', 0, ?, ?, ?, 0, 0, 0, 0, 0, 0)",
+            "INSERT OR REPLACE INTO projection_offsets"
+            " VALUES ('t', 0, ?, ?, ?, 0, 0, 0, 0, 0, 0, 0)",
             [offset, offset, offset],
         )
         made = file.snapshot(tmp_path / "snapshots")

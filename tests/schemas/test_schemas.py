@@ -4,8 +4,10 @@ import hashlib
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 from types import NoneType
 from typing import Any, Final, get_args
@@ -17,14 +19,24 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticUndefined
 
-from schemas import EVENTS, DeadLetter, Event, HeadedEvent, LlmInvocation, ModelProfileUpdated
+from schemas import (
+    EVENTS,
+    ClockTick,
+    DeadLetter,
+    Event,
+    HeadedEvent,
+    LlmInvocation,
+    ModelProfileUpdated,
+)
 from schemas.avro import TrailingBytes, decode, encode, full_name, parse, parsed, schema_text, stem
 from schemas.budget import BudgetPeriod, CapAction
 from schemas.model import RegistrationAction
 from schemas.model_profile import ProfileAction, RankingStatus, RejectionKind
+from schemas.quality import MetricDirection, MetricScale
 from schemas.rate_card import PriceUnit
-from schemas.scoring_policy import CostUnit
+from schemas.scoring_policy import CostUnit, Severity
 from schemas.values import Outcome
+from streams.codec import FOLDED
 from streams.topics import TOPICS
 from tests.support.events import GOOD, WIRE_INT, events, good
 
@@ -34,11 +46,14 @@ AVSC: Final = sorted(
 )
 ENUMS: Final = (
     *(Outcome, BudgetPeriod, CapAction, ProfileAction, RejectionKind, RankingStatus),
-    *(PriceUnit, CostUnit, RegistrationAction),
+    *(PriceUnit, CostUnit, Severity, MetricScale, MetricDirection, RegistrationAction),
 )
 LARGEST_ARRAY_OF_FLOATS: Final = 16  # reliability.md, 3: more belongs into no event
-HOT: Final = ("llm_invocation", "clock_tick", "model_fallback_used", "pane_fact", "meter_mark")
-"""Files whose events come at rate, for decoders of whole batches (streams.md, 2.3)."""
+HOT: Final = (
+    *("llm_invocation", "clock_tick", "model_fallback_used", "model_quality_observed"),
+    *("pane_fact", "meter_mark"),
+)
+"""Events that come at rate, for decoders of whole batches (streams.md, 2.3)."""
 HOT_TYPES: Final = {
     *("string", "int", "long", "float", "double", "boolean", "null"),
     *("enum", "array", "map", "record"),
@@ -124,10 +139,20 @@ each_model = pytest.mark.parametrize("model", ALL_MODELS, ids=lambda model: mode
 # --- class = schema
 
 
-def test_every_schema_belongs_to_one_event_and_every_event_to_one_topic() -> None:
-    assert sorted(f"{stem(event)}.avsc" for event in EVENTS) == AVSC
-    carried = [event for topic in TOPICS for event in topic.events]
-    assert sorted(carried, key=stem) == sorted(EVENTS, key=stem)
+def versions(event: type[Event]) -> list[str]:
+    """Files of an event, the oldest first; the newest is what its class says."""
+    bare = stem(event).rpartition(".v")[0]
+    return [f"{bare}.v{version}.avsc" for version in range(1, event.VERSION + 1)]
+
+
+def test_every_schema_is_a_version_of_one_event() -> None:
+    assert sorted(name for event in EVENTS for name in versions(event)) == AVSC
+
+
+def test_every_event_has_one_topic_but_ticks_which_go_with_all_that_is_folded() -> None:
+    carried = Counter(event for topic in TOPICS for event in topic.events)
+    assert carried == Counter([*EVENTS, *[ClockTick] * (len(FOLDED) - 1)])
+    assert all((ClockTick in t.events) == any(e in t.events for e in FOLDED) for t in TOPICS)
 
 
 @each_event
@@ -281,9 +306,9 @@ def test_a_nullable_field_has_one_other_type_and_a_null_default(name: str) -> No
                 assert record is not schema or field["default"] is None, field["name"]
 
 
-@pytest.mark.parametrize("stem_", HOT)
-def test_hot_topics_use_only_what_the_batch_decoder_can_read(stem_: str) -> None:
-    schema = raw_schema(f"{stem_}.v1.avsc")
+@pytest.mark.parametrize("name", [name for name in AVSC if name.partition(".v")[0] in HOT])
+def test_hot_topics_use_only_what_the_batch_decoder_can_read(name: str) -> None:
+    schema = raw_schema(name)
     assert {kind for _, kind in types(schema)} <= HOT_TYPES
     logical = {
         n["logicalType"] for _, n in nodes(schema) if isinstance(n, dict) and "logicalType" in n
@@ -305,6 +330,36 @@ def test_a_record_is_one_name_with_one_meaning(event: type[Event]) -> None:
     for other in EVENTS:
         for record in records(parsed_raw(other)):
             assert mine.get(record["name"], record) == record, record["name"]
+
+
+# --- versions
+
+EACH_STEP: Final = [pair for event in EVENTS for pair in pairwise(versions(event))]
+
+
+def without(newer: Any, older: Any) -> Any:
+    """A newer schema less the texts for people and the fields that the older one does not have;
+    each of those has a default, because old records lack it."""
+    if isinstance(newer, list):
+        return [without(one, two) for one, two in zip(newer, older, strict=True)]
+    if not isinstance(newer, dict):
+        return newer
+    kept = {name: value for name, value in newer.items() if name != "doc"}
+    if "fields" in newer:
+        known = {field["name"]: field for field in older["fields"]}
+        added = [field for field in newer["fields"] if field["name"] not in known]
+        assert all("default" in field for field in added), [f["name"] for f in added]
+        kept["fields"] = [without(f, known[f["name"]]) for f in newer["fields"] if f not in added]
+    for name in {"type", "items", "values"} & set(newer):
+        kept[name] = without(newer[name], older[name])
+    return kept
+
+
+@pytest.mark.parametrize(("older", "newer"), EACH_STEP, ids=[newer for _, newer in EACH_STEP])
+def test_a_newer_version_only_adds_fields_with_defaults(older: str, newer: str) -> None:
+    old, new = raw_schema(older), raw_schema(newer)
+    assert without(new, old) == without(old, old)
+    assert new["doc"].startswith(old["doc"]), "the doc tells the whole history of the record"
 
 
 # --- released files
@@ -361,12 +416,26 @@ def test_of_every_released_schema_there_is_a_record() -> None:
     assert set(oldest()) == set(released())
 
 
+def told(schema: Any, value: Any) -> Any:
+    """Of a value what a schema has fields for."""
+    kind = flat(schema)
+    if value is None or not isinstance(kind, (dict, list)):
+        return value
+    if isinstance(kind, list):
+        return [told(kind[0], one) for one in value]
+    if kind["type"] != "record":
+        return value
+    return {field["name"]: told(field["type"], value[field["name"]]) for field in kind["fields"]}
+
+
 @pytest.mark.parametrize("name", sorted(oldest()))
 def test_the_oldest_bytes_are_read_as_what_was_said(name: str) -> None:
     data = bytes.fromhex(oldest()[name])
-    event = next(e for e in EVENTS if stem(e).rpartition(".v")[0] == name.partition(".v")[0])
+    event = next(e for e in EVENTS if name in versions(e))
     writer = parse(json.dumps(raw_schema(name)))
-    assert event.model_validate(decode(data, writer, parsed(event))) == good(event)
+    said = event.model_validate(told(raw_schema(name), good(event).model_dump()))
+    assert event.model_validate(decode(data, writer, parsed(event))) == said
+    assert (said == good(event)) == (name == f"{stem(event)}.avsc"), "new fields have examples"
 
 
 @each_event

@@ -13,15 +13,15 @@ from confluent_kafka import Message
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from schemas import ClockTick, LlmInvocation, Recorded
+from schemas import ClockTick, LlmInvocation, ModelQualityObserved, Recorded
 from schemas.avro import schema_text
 from schemas.values import FUTURE_LIMIT_MS, NIL_UUID, PAST_LIMIT_MS, Outcome
 from streams import batch
-from streams.batch import InvocationBatch, decode_invocations
-from streams.codec import Undecodable, decode, encode, frame, invocation_key
+from streams.batch import InvocationBatch, decode_invocations, decode_observations
+from streams.codec import Undecodable, decode, encode, frame, tenant_key
 from streams.kafka import COPIED_HEADER
 from streams.registry import Catalogue, Registry
-from streams.topics import LLM_INVOCATION, MODE_CHANGED
+from streams.topics import LLM_INVOCATION, MODE_CHANGED, MODEL_QUALITY_OBSERVED, Topic
 from tests.support import bad
 from tests.support.events import events, good
 
@@ -44,11 +44,11 @@ class Raw(NamedTuple):
     headers: tuple[tuple[str, bytes], ...] = ()
 
 
-def messages(raws: Sequence[Raw]) -> list[Message]:
+def messages(raws: Sequence[Raw], topic: Topic = LLM_INVOCATION) -> list[Message]:
     """Records as a client hands them over; offsets rise by two, as past markers."""
     return [
         Message(
-            topic=LLM_INVOCATION.name,
+            topic=topic.name,
             partition=raw.partition,
             offset=100 + 2 * i,
             key=raw.key,
@@ -65,7 +65,7 @@ def one(**changes: Any) -> LlmInvocation:
 
 
 def raw(catalogue: Catalogue, event: LlmInvocation, partition: int = 0) -> Raw:
-    return Raw(invocation_key(event), encode(catalogue, LLM_INVOCATION, event), partition)
+    return Raw(tenant_key(event), encode(catalogue, LLM_INVOCATION, event), partition)
 
 
 def agrees(catalogue: Catalogue, raws: Sequence[Raw]) -> InvocationBatch:
@@ -178,7 +178,7 @@ def test_what_is_beyond_64_bits_of_a_number_is_not_ignored(catalogue: Catalogue,
     number = b"\xfe" + b"\xff" * 8
     assert right.count(number + b"\x01") == 1
     value = right.replace(number + b"\x01", number + bytes([last]))
-    made = agrees(catalogue, [Raw(invocation_key(event), value)] * 8)
+    made = agrees(catalogue, [Raw(tenant_key(event), value)] * 8)
     assert len(made.bad) == (0 if last == 0x01 else 8)
 
 
@@ -284,7 +284,7 @@ def test_records_of_another_version_stand_among_ours(catalogue: Catalogue, regis
             continue
         out = io.BytesIO()
         fastavro.schemaless_writer(out, parsed, {**event.model_dump(), "region": "eu"})
-        raws.append(Raw(invocation_key(event), frame(schema_id, out.getvalue())))
+        raws.append(Raw(tenant_key(event), frame(schema_id, out.getvalue())))
     assert agrees(catalogue, raws).table.num_rows == 20
 
 
@@ -306,3 +306,41 @@ def test_types_are_those_that_sums_need() -> None:
     assert set(batch.PATTERNS) | set(batch.LONG_TEXTS) | set(batch.BOUNDS) | {
         *("outcome", "occurred_at_ms", *batch.WHERE)
     } == set(wire.names), "a new field needs its check on the fast way, too"
+
+
+def test_observations_are_decoded_record_by_record_and_no_fault_spoils_another(
+    catalogue: Catalogue,
+) -> None:
+    topic = MODEL_QUALITY_OBSERVED
+    first = good(ModelQualityObserved, occurred_at_ms=NOW)
+    other = catalogue.id_of(MODE_CHANGED, MODE_CHANGED.events[0])
+    wrong = [
+        *bad.framing(catalogue, topic, first, other),
+        *bad.of_fields(catalogue, topic, ModelQualityObserved, NOW),
+        *bad.of_fields(catalogue, topic, ClockTick, NOW),
+    ]
+    tick = encode(catalogue, topic, bad.good_now(ClockTick, NOW))
+    copied = ((COPIED_HEADER, str(NOW - 7).encode()),)
+    raws = []
+    for i, fault in enumerate(wrong):
+        event = good(ModelQualityObserved, occurred_at_ms=NOW, event_id=f"e-{i}")
+        value = encode(catalogue, topic, event)
+        raws += [
+            Raw(tenant_key(event), value, i % 3, headers=copied if i % 2 else ()),
+            Raw(fault.key, fault.value, i % 3),
+            Raw(b"clock", tick, i % 3),
+        ]
+    sent = messages(raws, topic)
+    made = decode_observations(catalogue, sent)
+    outcomes = [decode(catalogue, m) for m in sent]
+    assert made.bad == [o for o in outcomes if isinstance(o, Undecodable)]
+    assert len(made.bad) == len(made.ticks) == len(made.rows) == len(wrong)
+    events = [o for o in outcomes if isinstance(o, Recorded)]
+    assert made.ticks == [o for o in events if isinstance(o.event, ClockTick)]
+    rows = [(row.event, row.at) for row in made.rows]
+    assert rows == [(o.event, o.at) for o in events if not isinstance(o.event, ClockTick)]
+    assert [row.body for row in made.rows] == [raw.value for raw in raws[::3]]
+    # A header may say when the original was appended; the broker's own stamp stays beside it.
+    assert {(row.at.append_ms, row.stamped_ms) for row in made.rows} == {(NOW, NOW), (NOW - 7, NOW)}
+    assert made.passed == {m.partition(): m.offset() for m in sent}  # the last one of each
+    assert decode_observations(catalogue, []).passed == {}

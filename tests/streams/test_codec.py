@@ -33,6 +33,7 @@ from schemas.values import (
     Outcome,
 )
 from streams.codec import (
+    FOLDED,
     TIMED,
     Tombstone,
     Undecodable,
@@ -262,12 +263,15 @@ def test_the_append_time_of_a_copy_is_that_of_the_original(catalogue: Catalogue)
 # --- rules beyond fields
 
 
-def test_an_invocation_stands_under_its_own_key(catalogue: Catalogue) -> None:
-    one = good(LlmInvocation, occurred_at_ms=NOW)
-    value = encode(catalogue, LLM_INVOCATION, one)
-    assert verdict(catalogue, LLM_INVOCATION, b"acme/e-1", value) == "good"
+@pytest.mark.parametrize(("topic", "event"), [c for c in CARRIED if c[1] in FOLDED])
+def test_what_is_folded_stands_under_its_own_key(
+    catalogue: Catalogue, topic: Topic, event: type[HeadedEvent]
+) -> None:
+    one = good(event, occurred_at_ms=NOW)
+    value = encode(catalogue, topic, one)
+    assert verdict(catalogue, topic, b"acme/e-1", value) == "good"
     for key in (b"", b"acme", b"acme/e-2", b"ACME/e-1", b"acme/e-1 ", b"\xff", b"x" * 70_000):
-        found = judge(catalogue, LLM_INVOCATION, key, value)
+        found = judge(catalogue, topic, key, value)
         assert isinstance(found, Undecodable)
         assert found.reason == "invalid_field"
         assert "tenant/event_id" in found.detail

@@ -7,14 +7,27 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import httpx
 import pytest
 
-from schemas import LlmInvocation, ModeChanged
-from schemas.avro import full_name, schema_text
+from schemas import (
+    EVENTS,
+    Event,
+    LlmInvocation,
+    ModeChanged,
+    ModelProfileScored,
+    PaneFact,
+    Position,
+    Recorded,
+    ScoringPolicyUpdated,
+)
+from schemas.avro import full_name, schema_text, stem
+from streams.codec import decode_value, encode, frame
 from streams.errors import BadConfiguration, Stopped, Unreachable
 from streams.registry import UNKNOWN_FOR_S, Catalogue, Registry, register_all
 from streams.topics import LLM_INVOCATION, MODE_CHANGED, TOPICS
@@ -98,6 +111,59 @@ def test_a_field_with_a_default_is_a_new_version(client: Registry) -> None:
     assert second != first
     third = changed(lambda s: s["fields"].append({"name": "zone", "type": "int", "default": 0}))
     assert client.register(mine, third) not in {first, second}
+
+
+CHANGED: list[type[Event]] = [event for event in EVENTS if event.VERSION > 1]
+
+
+def released(event: type[Event], version: int) -> str:
+    """Text of a released schema, as it was registered."""
+    name = f"{stem(event).rpartition('.v')[0]}.v{version}.avsc"
+    schema = json.loads((files("schemas") / "avsc" / name).read_text(encoding="utf-8"))
+    return json.dumps(schema, separators=(",", ":"), ensure_ascii=False)
+
+
+def test_there_are_events_of_several_versions() -> None:
+    assert {ScoringPolicyUpdated, PaneFact, ModelProfileScored} <= set(CHANGED)
+
+
+@pytest.mark.parametrize("event", CHANGED, ids=lambda event: event.NAME)
+def test_every_version_is_full_transitive_compatible_with_those_before(
+    client: Registry, event: type[Event]
+) -> None:
+    for order in (1, -1):  # an older producer may register its version after ours
+        mine = subject()
+        texts = [released(event, version) for version in range(1, event.VERSION + 1)][::order]
+        first = client.register(mine, texts[0])
+        client.set_compatibility(mine)
+        ids = [first, *(client.register(mine, text) for text in texts[1:])]
+        assert len(set(ids)) == event.VERSION
+    assert client.register(mine, schema_text(event)) == ids[0], "the newest text is the same"
+
+
+OLDEST = Path(__file__).parent.parent / "schemas" / "oldest.txt"
+
+
+@pytest.mark.parametrize("event", CHANGED, ids=lambda event: event.NAME)
+def test_a_record_of_the_first_version_is_read_with_defaults(
+    client: Registry, event: type[Event]
+) -> None:
+    """On a registry that has held the first version since before this one came."""
+    topic = next(topic for topic in TOPICS if event in topic.events)
+    old = client.register(topic.subject(event), released(event, 1))
+    catalogue = Catalogue(client, [topic])
+    assert old != catalogue.id_of(topic, event)
+    lines = dict(line.split("  ", 1) for line in OLDEST.read_text("utf-8").splitlines())
+    datum = bytes.fromhex(lines[f"{stem(event).rpartition('.v')[0]}.v1.avsc"])
+    at = Position(topic.name, 0, 0, 1_700_000_000_000)
+    found = decode_value(catalogue, at, b"key", frame(old, datum))
+    assert isinstance(found, Recorded), found
+    added = set(event.model_fields) - {f["name"] for f in json.loads(released(event, 1))["fields"]}
+    for name in added:
+        assert getattr(found.event, name) == event.model_fields[name].get_default(), name
+    again = decode_value(catalogue, at, b"key", encode(catalogue, topic, found.event))
+    assert isinstance(again, Recorded)
+    assert again.event == found.event
 
 
 def test_compatibility_is_checked_against_all_versions(client: Registry) -> None:

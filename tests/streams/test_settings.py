@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from processors.meter_protocol import GENERATION
+from processors.windows import STANDARD, Windowing
 from streams import settings
 from streams.errors import BadConfiguration
 from streams.settings import Settings, load, projector_api
@@ -125,6 +127,12 @@ def test_a_record_of_a_run_that_says_nothing_is_as_none(tmp_path: Path, state: s
         ({"ROSTER_REPLICATION": "two"}, "ROSTER_REPLICATION", "two", "whole number"),
         ({"ROSTER_REPLICATION": "²"}, "ROSTER_REPLICATION", "²", "whole number"),
         ({"ROSTER_REPLICATION": "1.5"}, "ROSTER_REPLICATION", "1.5", "whole number"),
+        ({"ROSTER_GENERATION": "1"}, "ROSTER_GENERATION", "1", "from 2"),
+        ({"ROSTER_PANE_S": "0"}, "ROSTER_PANE_S", "0", "from 1 to 86400"),
+        ({"ROSTER_PANE_S": "60"}, "ROSTER_PANE_S", "60", "ROSTER_GENERATION"),
+        ({"ROSTER_GRACE_S": "0"}, "ROSTER_GRACE_S", "0", "ROSTER_GENERATION"),
+        ({"ROSTER_BOUND_S": "5m"}, "ROSTER_BOUND_S", "5m", "whole number"),
+        ({"ROSTER_WINDOW_PANES": "10001"}, "ROSTER_WINDOW_PANES", "10001", "to 10000"),
         ({"ROSTER_API": "localhost:80"}, "ROSTER_API", "localhost:80", "http"),
     ],
 )
@@ -138,6 +146,19 @@ def test_what_is_wrong_is_named_with_its_value_and_what_is_allowed(
     assert value in line
     assert allowed in line
     assert "\n" not in line
+
+
+def test_the_usual_definition_is_that_of_the_core() -> None:
+    found = load({})
+    assert found.generation == GENERATION
+    lengths = (found.pane_ms, found.bound_ms, found.grace_ms, found.longest_panes)
+    assert Windowing(*lengths) == STANDARD
+
+
+def test_another_definition_has_a_generation_of_its_own() -> None:
+    found = load({"ROSTER_PANE_S": "60", "ROSTER_BOUND_S": "0", "ROSTER_GENERATION": "3"})
+    assert (found.generation, found.pane_ms, found.bound_ms) == (3, 60_000, 0)
+    assert load({"ROSTER_WINDOW_PANES": "8640"}).longest_panes == 8640  # says only how long
 
 
 @pytest.mark.parametrize(

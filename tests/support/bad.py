@@ -5,7 +5,7 @@ reliability.md, section 4: whatever bytes of one event can carry on its topic.
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any, Final, NamedTuple, get_args, get_origin
 
@@ -13,13 +13,22 @@ import fastavro
 from annotated_types import Ge, Gt, Le, Lt, MaxLen
 from pydantic import StringConstraints
 
-from schemas import ClockTick, Event, HeadedEvent, LlmInvocation
+from schemas import (
+    BudgetUpdated,
+    ClockTick,
+    Event,
+    HeadedEvent,
+    ModelQualityObserved,
+    RateCardUpdated,
+    ScoringPolicyUpdated,
+    SlmBenchmarkResults,
+)
 from schemas.avro import parse, schema_text
 from schemas.values import FUTURE_LIMIT_MS, NIL_UUID, PAST_LIMIT_MS
-from streams.codec import TIMED, frame, invocation_key
+from streams.codec import FOLDED, TIMED, frame, tenant_key
 from streams.registry import Catalogue
 from streams.topics import Topic
-from tests.support.events import WIRE_INT, good, raw
+from tests.support.events import WIRE_INT, good, raw, wire_types
 
 HOUR_MS: Final = 3_600_000
 TEXTS: Final = ("", "a\x00", "a\nb", "x" * 129)
@@ -39,6 +48,30 @@ class Bad(NamedTuple):
     reason: str
 
 
+_SPAN: Final = {"name": "x", "weight": 1, "floor_e9": 5, "target_e9": 5}
+ACROSS: Final[Mapping[type[Event], tuple[tuple[str, Mapping[str, Any], str], ...]]] = {
+    ScoringPolicyUpdated: (
+        ("weights of 10,001", {"weight_cost": 1501}, "invalid_field"),
+        ("parts of 9,999", {"part_refusal_accuracy": 2999}, "invalid_field"),
+        ("a benchmark without a span", {"benchmarks": [_SPAN]}, "invalid_field"),
+        ("a metric twice", {"quality_metrics": ["x", "x"]}, "invalid_field"),
+    ),
+    RateCardUpdated: (("no time", {"valid_from_ms": 5, "valid_to_ms": 5}, "invalid_field"),),
+    BudgetUpdated: (("thresholds descend", {"thresholds": [80, 80]}, "invalid_field"),),
+    ModelQualityObserved: (("more hits than n", {"n": 2, "hits": 3}, "invalid_field"),),
+    SlmBenchmarkResults: (
+        ("against the direction of its name", {"direction": "HIGHER"}, "invalid_field"),
+        ("below 0", {"value": -0.5}, "out_of_range"),
+        ("above its scale", {"value": 1000.5}, "out_of_range"),
+        ("an end above its scale", {"ci_high": 1000.5}, "out_of_range"),
+        ("above a share", {"name": "x", "direction": "HIGHER", "value": 101.0}, "out_of_range"),
+        ("half an interval", {"ci_high": None}, "invalid_field"),
+        ("an interval from high to low", {"ci_low": 15.0}, "invalid_field"),
+    ),
+}
+"""Rules over more than one field: (what, changes of the good example, reason)."""
+
+
 def datum(event: type[Event], fields: dict[str, Any]) -> bytes:
     """Whatever bytes can carry, numbers too long for an int among it."""
     out = io.BytesIO()
@@ -54,7 +87,7 @@ def _wide(event: type[Event]) -> Any:
 
 def key_of(event: Event) -> bytes:
     """A key that its topic takes."""
-    return invocation_key(event) if isinstance(event, LlmInvocation) else b"key"
+    return tenant_key(event) if isinstance(event, FOLDED) else b"key"
 
 
 def framing(catalogue: Catalogue, topic: Topic, one: Event, other_id: int) -> Iterator[Bad]:
@@ -98,7 +131,7 @@ def fields(event: type[Event], appended_ms: int) -> Iterator[tuple[str, dict[str
     base = raw(event)
     if issubclass(event, HeadedEvent):
         base["occurred_at_ms"] = appended_ms
-    wire = {f["name"]: f["type"] for f in json.loads(schema_text(event))["fields"]}
+    wire = wire_types(json.loads(schema_text(event)))
     for name, info in event.model_fields.items():
         for what, value, reason in _wrong(
             info.annotation, list(info.metadata), wire[name], base[name]
@@ -109,7 +142,9 @@ def fields(event: type[Event], appended_ms: int) -> Iterator[tuple[str, dict[str
         early = appended_ms + FUTURE_LIMIT_MS + HOUR_MS
         yield "too old", {**base, "occurred_at_ms": old}, "ts_too_old"
         yield "from the future", {**base, "occurred_at_ms": early}, "ts_future"
-    if event is LlmInvocation:
+    for what, changes, reason in ACROSS.get(event, ()):
+        yield what, {**base, **changes}, reason
+    if event in FOLDED:
         yield "no tenant", {**base, "tenant": None}, "invalid_field"
     if event is ClockTick:
         later = {"base_append_ms": appended_ms + HOUR_MS}
@@ -126,8 +161,7 @@ def _wrong(
         rules = [*rules, *annotation.__metadata__]
         annotation = get_args(annotation)[0]
     flat = [r for rule in rules for r in (getattr(rule, "metadata", None) or [rule])]
-    if isinstance(wire, list):
-        wire = next(one for one in wire if one != "null")
+    if type(None) in get_args(annotation):
         annotation = next(a for a in get_args(annotation) or [annotation] if a is not type(None))
         if hasattr(annotation, "__metadata__") or get_origin(annotation) is not None:
             yield from _wrong(annotation, flat, wire, now)
@@ -140,8 +174,10 @@ def _wrong(
         item = get_args(annotation)[0]
         for what, value, reason in _wrong(item, [], wire["items"], now[0] if now else None):
             yield f"[{what}]", [value], reason
+        for most in (rule.max_length for rule in flat if isinstance(rule, MaxLen)):
+            yield f"{most + 1} items", list(now[:1]) * (most + 1), "invalid_field"
     elif kind == "record":
-        inner = {f["name"]: f["type"] for f in wire["fields"]}
+        inner = wire_types(wire)
         for name, info in annotation.model_fields.items():
             for what, value, reason in _wrong(
                 info.annotation, list(info.metadata), inner[name], now[name]
@@ -193,7 +229,7 @@ def of_fields(
     schema_id = catalogue.id_of(topic, event)
     for name, wrong, reason in fields(event, appended_ms):
         key = b"key"
-        if event is LlmInvocation:
+        if event in FOLDED:
             key = f"{wrong['tenant']}/{wrong['event_id']}".encode()
         yield Bad(name, key, frame(schema_id, datum(event, wrong)), reason)
 

@@ -7,6 +7,7 @@ event is covered from its first day.
 import json
 from collections.abc import Mapping
 from enum import Enum
+from itertools import pairwise
 from types import NoneType, UnionType
 from typing import Annotated, Any, Final, Literal, TypeVar, Union, get_args, get_origin
 
@@ -27,15 +28,19 @@ from schemas import (
     ModeChanged,
     ModelFallbackUsed,
     ModelProfileActive,
+    ModelProfileRecommended,
     ModelProfileRejected,
     ModelProfileScored,
     ModelProfileUpdated,
+    ModelQualityObserved,
     ModelRegistered,
     PaneFact,
     RateCardUpdated,
     ScoringPolicyUpdated,
+    SlmBenchmarkResults,
 )
 from schemas.avro import schema_text
+from schemas.quality import DIRECTIONS, LARGEST_RATIO, MetricDirection, MetricScale
 from schemas.slm_metrics import LATENCY_BUCKETS, ModelTotals
 from schemas.values import MAX_INT, MAX_LONG, OUTCOMES
 
@@ -78,6 +83,30 @@ _ENTRY: Final = {
     "prior_only": True,
     "flags": ["parts_missing"],
     "terms": [_TERM],
+    "quality_n": 4,
+    "quality_hits": 3,
+    "quality_prior": 0.75,
+    "benchmarks": [{"name": "rouge", "event_id": "e-2", "value": 0.4, "part": 0.75, "weight": 2}],
+    "parts": [
+        {
+            "name": "availability",
+            "n": 7,
+            "hits": 7,
+            "weight": 5000,
+            "value": 0.9,
+            "standard_error": 0.05,
+        }
+    ],
+    "success_low": 0.6,
+    "success_high": 1.0,
+}
+_LEADER: Final = {
+    "provider": "p",
+    "model": "m",
+    "since_ms": 600_000,
+    "challenger_provider": "p",
+    "challenger_model": "a",
+    "closes": 2,
 }
 _TOTALS: Final = {
     "provider": "p",
@@ -94,6 +123,7 @@ _TOTALS: Final = {
     "reported_products": ["25", "35", "49"],
     "latency_buckets": [3, 500],
     "latency_counts": [1, 1],
+    "quality": [{"metric": "quality", "n": 5, "hits": 4}],
 }
 _PLACE: Final = {"source_topic": "llm.invocation", "source_partition": 0, "generation": 1}
 _ORIGIN: Final = {"origin_topic": "llm.invocation", "origin_partition": 0, "origin_offset": 3}
@@ -159,6 +189,31 @@ GOOD: Final[Mapping[type[Event], Mapping[str, Any]]] = {
         ],
         "inputs": [{"topic": "t", "partition": 0, "next_offset": 4}],
         "entries": [_ENTRY],
+        "state_hash": "ab" * 32,
+        "omitted": 1,
+        "leader": _LEADER,
+        "leader_before": {**_LEADER, "closes": 1},
+    },
+    ModelProfileRecommended: {
+        **HEADER,
+        "role": "code",
+        "deployment_mode": "TEST",
+        "provider": "p",
+        "model": "m",
+        "score": 0.7,
+        "score_se": 0.1,
+        "samples": 7,
+        "leads_since_ms": 600_000,
+        "current_model": "p/a",
+        "current_status": "ranked",
+        "current_score": 0.5,
+        "current_score_se": 0.05,
+        "profile_key": "mode/code/TEST",
+        "profile_version": 2,
+        "ranking_event_id": "e-2",
+        "ranking_as_of_ms": 900_000,
+        "policy_event_id": "e-0",
+        "policy_version": 1,
     },
     ModeChanged: {**HEADER, "deployment": "main", "to_mode": "qa", "actor": "ann"},
     ModelRegistered: {
@@ -194,6 +249,55 @@ GOOD: Final[Mapping[type[Event], Mapping[str, Any]]] = {
         "reference_cost_picousd": 1,
         "reference_latency_us": 1,
         "evidence_modes": ["TEST"],
+        "window_panes": 12,
+        "part_availability": 6000,
+        "part_policy_compliance": 1000,
+        "part_refusal_accuracy": 3000,
+        "quality_metrics": ["quality", "helpful"],
+        "benchmarks": [
+            {
+                "name": "wer",
+                "weight": 2,
+                "floor_e9": 500_000_000,
+                "target_e9": 50_000_000,
+                "dataset_hash": "sha256:1",
+                "signature": None,
+            }
+        ],
+        "hysteresis_margin_e9": 1,
+        "hysteresis_closes": 2,
+        "hysteresis_min_ms": 0,
+        "sla_success": 9900,
+        "sla_latency_us": 2_000_000,
+        "sla_cost_picousd_per_1k": 5,
+        "severity": "PAGE",
+    },
+    ModelQualityObserved: {
+        **HEADER,
+        "tenant": "acme",
+        "role": "code",
+        "provider": "p",
+        "model": "m",
+        "metric": "helpful",
+        "n": 3,
+        "hits": 2,
+        "invocation_id": "i-1",
+        "judge": "ann",
+    },
+    SlmBenchmarkResults: {
+        **HEADER,
+        "role": "code",
+        "provider": "p",
+        "model": "m",
+        "name": "wer",
+        "value": 12.5,
+        "scale": "PERCENT",
+        "direction": "LOWER",
+        "n": 200,
+        "ci_low": 11.0,
+        "ci_high": 14.25,
+        "tool": "jiwer",
+        "seed": -7,
     },
     RateCardUpdated: {
         **HEADER,
@@ -287,9 +391,17 @@ WIRE_INT: Final = {"int": (-MAX_INT - 1, MAX_INT), "long": (-MAX_LONG - 1, MAX_L
 UNICODE: Final = st.characters(codec="utf-8")
 
 
-def _wire(schema: Any) -> dict[str, Any]:
-    """Field name -> wire type without null, of a record's schema."""
-    return {field["name"]: _not_null(field["type"]) for field in schema["fields"]}
+def wire_types(schema: Any) -> dict[str, Any]:
+    """Field name -> wire type without null, of a record's schema; a name stands for what bore it
+    before."""
+    found: dict[str, Any] = {}
+    known: dict[str, Any] = {}
+    for field in schema["fields"]:
+        kind = _not_null(field["type"])
+        found[field["name"]] = known.get(kind, kind) if isinstance(kind, str) else kind
+        if isinstance(kind, dict) and "name" in kind:
+            known[kind["name"]] = kind
+    return found
 
 
 def _not_null(kind: Any) -> Any:
@@ -359,7 +471,7 @@ def _strings(rules: list[Any]) -> st.SearchStrategy[str]:
 
 def fields_of(model: type[BaseModel], schema: Any) -> st.SearchStrategy[dict[str, Any]]:
     """Fields of a model that are good one by one, and together as far as BETWEEN knows."""
-    wire = _wire(schema)
+    wire = wire_types(schema)
     made = {
         name: _value(info.annotation, list(info.metadata), wire[name])
         for name, info in model.model_fields.items()
@@ -369,9 +481,20 @@ def fields_of(model: type[BaseModel], schema: Any) -> st.SearchStrategy[dict[str
 
 BETWEEN: Final[Mapping[type[BaseModel], Mapping[str, st.SearchStrategy[Any]]]] = {
     BudgetUpdated: {"thresholds": st.sets(st.integers(1, 1000), max_size=4).map(sorted)},
+    ScoringPolicyUpdated: {
+        "quality_metrics": st.lists(
+            st.sampled_from(["quality", "helpful", "wer"]), unique=True
+        ).map(tuple)
+    },
     ModelTotals: {
         "latency_buckets": st.lists(st.integers(0, LATENCY_BUCKETS - 1), min_size=2, max_size=2),
         "latency_counts": st.lists(st.integers(0, MAX_LONG), min_size=2, max_size=2),
+    },
+    SlmBenchmarkResults: {
+        "name": st.sampled_from(["pass_at_1", *DIRECTIONS]),
+        "value": st.floats(0, 1),  # of what its scale allows
+        "ci_low": st.none() | st.floats(0, 1),
+        "ci_high": st.floats(0, 1),
     },
 }
 """Rules over more than one field that can be kept by drawing."""
@@ -379,11 +502,18 @@ BETWEEN: Final[Mapping[type[BaseModel], Mapping[str, st.SearchStrategy[Any]]]] =
 
 def _settled(fields: dict[str, Any]) -> dict[str, Any]:
     """Mends what must hold between fields."""
-    if "weight_quality" in fields:
-        weights = ("quality", "cost", "latency", "reliability")
-        a, b, c = sorted(fields[f"weight_{name}"] for name in weights[1:])
-        parts = (a, b - a, c - b, 10_000 - c)
-        fields |= {f"weight_{n}": part for n, part in zip(weights, parts, strict=True)}
+    for prefix in ("weight_", "part_"):
+        shares = [name for name in fields if name.startswith(prefix)]
+        if shares:
+            cuts = sorted(fields[name] for name in shares[1:])
+            parts = (b - a for a, b in pairwise((0, *cuts, 10_000)))
+            fields |= dict(zip(shares, parts, strict=True))
+    if "hits" in fields and "judge" in fields:
+        fields["hits"] = min(fields["hits"], fields["n"])
+    if "floor_e9" in fields and fields["floor_e9"] == fields["target_e9"]:
+        fields["floor_e9"] = 0 if fields["target_e9"] else 1
+    if "ci_low" in fields:
+        _scale(fields)
     if fields.get("valid_to_ms") is not None:
         low, high = sorted((fields["valid_from_ms"], fields["valid_to_ms"]))
         fields |= {"valid_from_ms": low, "valid_to_ms": high if high > low else None}
@@ -392,6 +522,19 @@ def _settled(fields: dict[str, Any]) -> dict[str, Any]:
         start = min(low, MAX_LONG - 1)
         fields |= {"window_start_ms": start, "window_end_ms": max(high, start + 1)}
     return fields
+
+
+def _scale(fields: dict[str, Any]) -> None:
+    """Brings a benchmark's numbers, drawn as shares, to its scale, in the direction of its name."""
+    fields["direction"] = DIRECTIONS.get(fields["name"], fields["direction"])
+    most = {MetricScale.UNIT: 1.0, MetricScale.PERCENT: 100.0}.get(fields["scale"], 1e300)
+    if fields["direction"] is MetricDirection.LOWER:
+        most *= LARGEST_RATIO
+    if fields["ci_low"] is None:
+        fields |= {"ci_high": None, "value": fields["value"] * most}
+    else:
+        low, value, high = sorted((fields["ci_low"], fields["value"], fields["ci_high"]))
+        fields |= {"ci_low": low * most, "value": value * most, "ci_high": high * most}
 
 
 def events(event: type[E]) -> st.SearchStrategy[E]:

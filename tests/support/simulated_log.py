@@ -1,10 +1,11 @@
 """An in-memory log with what the meter relies on: transactions, markers that arrive late, aborts,
 compaction, a last stable offset, and a consumer group whose offsets are part of transactions."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
+from processors.meter_protocol import Source
 from schemas.slm_metrics import MeterMark, PaneFact
 
 Value = PaneFact | MeterMark | None
@@ -40,11 +41,11 @@ class SimulatedLog:
         self.markers: list[tuple[int, int]] = []  # (transaction, partition) still to be written
         self.marked: set[tuple[int, int]] = set()
         self.touched: dict[int, set[int]] = {}
-        self.offsets: dict[int, int] = {}
-        self.pending_offsets: dict[int, dict[int, int]] = {}
+        self.offsets: dict[Source, int] = {}
+        self.pending_offsets: dict[int, dict[Source, int]] = {}
         self.generation = 0
         self.members: dict[str, int] = {}  # member -> generation it joined in
-        self.assignment: dict[str, list[int]] = {}
+        self.assignment: dict[str, list[Source]] = {}
         self.next_txn = 0
         self.open: set[int] = set()
         self.committed_marks: list[MeterMark] = []
@@ -63,7 +64,9 @@ class SimulatedLog:
         self.metrics[partition].entries.append(Entry(key, value, txn))
         self.touched[txn].add(partition)
 
-    def send_offsets(self, txn: int, member: str, generation: int, offsets: dict[int, int]) -> None:
+    def send_offsets(
+        self, txn: int, member: str, generation: int, offsets: dict[Source, int]
+    ) -> None:
         if txn not in self.open or self.members.get(member) != generation:
             raise Refused("UNKNOWN_MEMBER_ID")
         if generation != self.generation:
@@ -121,11 +124,11 @@ class SimulatedLog:
             shown = entry is not None and (not committed_only or self.outcome.get(entry.txn, False))
             yield offset + 1, entry if shown else None
 
-    def stable_offset(self, partition: int) -> int | None:
+    def stable_offset(self, source: Source) -> int | None:
         """The group's offset; LookupError while a transaction with it is under way."""
-        if any(partition in offsets for offsets in self.pending_offsets.values()):
+        if any(source in offsets for offsets in self.pending_offsets.values()):
             raise LookupError
-        return self.offsets.get(partition)
+        return self.offsets.get(source)
 
     def compact(self, partition: int) -> None:
         """Keeps the newest committed record of each key below a random point of the stable part;
@@ -147,12 +150,12 @@ class SimulatedLog:
 
     # --- the group
 
-    def rebalance(self, members: list[str], sources: int) -> None:
+    def rebalance(self, members: list[str], sources: Sequence[Source]) -> None:
         self.generation += 1
         self.members = dict.fromkeys(members, self.generation)
         shuffled = list(members)
         self.rng.shuffle(shuffled)
         self.assignment = {m: [] for m in members}
-        for partition in range(sources):
+        for index, source in enumerate(sources):
             if shuffled:
-                self.assignment[shuffled[partition % len(shuffled)]].append(partition)
+                self.assignment[shuffled[index % len(shuffled)]].append(source)

@@ -1,8 +1,9 @@
 """Random schedules that drive the real meter and scorer protocols against a simulated log.
 
 A schedule is a seed. Meters crash, are paused past their session and go on as stale owners,
-transactions abort, markers arrive late, the topic is compacted, scorers restart. In the end
-everything is brought to rest and compared with a plain fold of the source log.
+transactions abort, markers arrive late, the topic is compacted, scorers restart, policies and cards
+come in between. Observations of quality are silent for long: the meters' ticks move time on there.
+In the end everything is brought to rest and compared with a plain fold of the source log.
 """
 
 from bisect import bisect_left
@@ -10,11 +11,13 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
+from processors.benchmarks import Benchmarks
+from processors.columns import columns_of, observed_columns
 from processors.evidence import Cards, Evidence, Panel, add_panel, evidence_of
-from processors.meter_protocol import Flush, Meter, place
-from processors.pane_fold import PartitionFold, Stretch, columns_of
+from processors.meter_protocol import Flush, Meter, Source, place
+from processors.pane_fold import PartitionFold, Stretch
 from processors.scorer import Facts, Scorer
 from processors.scoring import measure, rank
 from processors.totals import Totals
@@ -27,12 +30,15 @@ from schemas import (
     Recorded,
     ScoringPolicyUpdated,
 )
+from schemas.model_profile import RankingEntry
 from schemas.rate_card import PriceUnit
 from schemas.scoring_policy import CostUnit
 from schemas.values import Outcome
 from tests.support.simulated_log import Refused, SimulatedLog
 
-SOURCES, METRICS = 3, 2
+TOPICS = {"src": 2, "quality": 2}
+SOURCES = [(topic, p) for topic, count in TOPICS.items() for p in range(count)]
+METRICS = 2
 ROLES = ("code", "dialogue")
 MODELS = (("p", "a"), ("p", "b"))
 VERDICTS = ("applied", "duplicate", "late", "dead_lettered", "conflict", "control")
@@ -64,9 +70,9 @@ class Member:
     meter: Meter
     follow: list[int] = field(default_factory=lambda: [0] * METRICS)
     generation: int = -1
-    waiting: list[int] = field(default_factory=list)
+    waiting: list[Source] = field(default_factory=list)
     ends: list[int] | None = None
-    reading: dict[int, int] = field(default_factory=dict)
+    reading: dict[Source, int] = field(default_factory=dict)
     flush: Flush | None = None
     txn: int = 0
     sent: int = 0
@@ -81,18 +87,27 @@ class Simulation:
         self.rng = Random(seed)
         self.rules = rules
         self.steps = 400
+        self.trouble = self.rng.choice((1.0, 0.1))  # in calm schedules rankings are made early
         self.hours = (8, 45) if sleepy else (6, 30)
         self.reads = 0.002 if sleepy else 0.05
         self.log = SimulatedLog(METRICS, self.rng)
-        self.source: list[list[Any]] = [[] for _ in range(SOURCES)]  # row, ("tick", ms) or None
+        self.source: dict[Source, list[Any]] = {s: [] for s in SOURCES}  # row, ("tick", ms), None
         self.now = BEGIN
+        self.clock = BEGIN  # the broker's
+        self.observing = True
+        self.control: list[Recorded[Any]] = []
         self.ids = 0
         self.members: list[Member] = []
         self.born = 0
-        self.late: dict[int, list[tuple[int, int]]] = {}  # transaction -> (partition, offset)
+        self.late: dict[int, list[tuple[Source, int]]] = {}  # transaction -> (source, offset)
         self.scored: list[ModelProfileScored] = []
         self.scorers: list[Scorer] = []
         self.scorer_at: list[int] = []
+        self.control_at: list[int] = []
+        for role in ROLES:
+            self._say(policy_of(role, 0, f"first-{role}"))
+        for unit in (PriceUnit.INPUT_TOKEN, PriceUnit.OUTPUT_TOKEN):
+            self._say(card_of(unit, 10**11, 0, 1, f"first-{unit.value}"))
         for _ in range(2):
             self._join()
         self._new_scorers()
@@ -101,38 +116,65 @@ class Simulation:
 
     def _produce(self) -> None:
         rng = self.rng
+        if rng.random() < 0.1:
+            self.observing = not self.observing
         for _ in range(rng.randint(1, 8)):
             # Now and then hours pass, so that panes leave the window and facts are deleted.
             jump = rng.choice([0, 5_000, 60_000, 400_000])
             self.now += rng.randint(*self.hours) * 3_600_000 if rng.random() < 0.03 else jump
-            partition = rng.randrange(SOURCES)
-            rows = self.source[partition]
+            self.clock += rng.randint(0, 2_000)
+            source = rng.choice(SOURCES if self.observing else SOURCES[: TOPICS["src"]])
+            rows = self.source[source]
             kind = rng.random()
-            if kind < 0.06:
+            if kind < 0.03:
                 rows.append(("tick", self.now))
-            elif kind < 0.09:
+            elif kind < 0.06:
                 rows.append("dead")
-            elif kind < 0.11:
+            elif kind < 0.08:
                 rows.append(None)
-            elif kind < 0.22 and (known := [r for r in rows if isinstance(r, dict)]):
-                again = dict(rng.choice(known[-6:]), offset=len(rows))
+            elif kind < 0.20 and (known := [r for r in rows if isinstance(r, dict)]):
+                again = dict(rng.choice(known[-6:]), offset=len(rows), append_ms=self.clock)
                 if rng.random() < 0.4:  # a conflict; its time may differ inside the pane
                     again["body"] = b"other%d" % len(rows)
                     pane = again["occurred_at_ms"] // PANE * PANE
                     again["occurred_at_ms"] = pane + rng.randrange(PANE)
                 rows.append(again)
             else:
-                rows.append(self._event(len(rows)))
+                rows.append(self._event(source[0], len(rows)))
 
-    def _event(self, offset: int) -> dict[str, Any]:
+    def _tick(self, member: Member) -> None:
+        """A member moves time on where it has read everything."""
+        base = member.meter.tick_base()
+        for source, fold in member.meter.folds.items():
+            rows = self.source[source]
+            if base is not None and fold.caught_up and fold.position == len(rows):
+                rows.append(("tick", base[0] + self.clock - base[1]))
+
+    def _state(self) -> None:
+        """A new price or policy; some are of long ago, some of times to come."""
+        rng, number = self.rng, len(self.control)
+        at = max(0, self.now + rng.choice((-90, -30, -1, 0, 2)) * 3_600_000)
+        if rng.random() < 0.5:
+            unit = rng.choice((PriceUnit.INPUT_TOKEN, PriceUnit.OUTPUT_TOKEN))
+            price = rng.randint(1, 9) * 10**11
+            self._say(card_of(unit, price, rng.choice((0, at)), rng.randint(1, 3), f"c{number}"))
+        else:
+            panes = rng.choice((288, 288, 30))
+            self._say(policy_of(rng.choice(ROLES), at, f"p{number}", number % 7 * 500, panes))
+
+    def _say(self, event: RateCardUpdated | ScoringPolicyUpdated) -> None:
+        offset = sum(r.event.NAME == event.NAME for r in self.control)
+        self.control.append(Recorded(event, Position(event.NAME, 0, offset, self.clock), b"k"))
+
+    def _event(self, topic: str, offset: int) -> dict[str, Any]:
         rng = self.rng
         self.ids += 1
         back = rng.choice([0, 0, 0, 30_000, 200_000, 600_000, 1_500_000])
         provider, model = rng.choice(MODELS)
-        return {
+        row = {
             "offset": offset,
             "occurred_at_ms": max(0, self.now - rng.randint(0, back)),
-            "append_ms": BEGIN + self.ids,
+            "append_ms": self.clock,
             "tenant": "t",
             "source": "s",
             "event_id": f"e{self.ids}",
@@ -141,6 +183,12 @@ class Simulation:
             "mode": rng.choice(("PRODUCTION", "TEST")),
             "provider": provider,
             "model": model,
+        }
+        if topic == "quality":
+            n = rng.randint(1, 9)
+            return {**row, "metric": "quality", "n": n, "hits": rng.randint(0, n)}
+        return {
+            **row,
             "outcome": rng.choice((Outcome.SUCCESS, Outcome.SUCCESS, Outcome.FAILURE)),
             "input_tokens": rng.randint(0, 900),
             "cached_tokens": 0,
@@ -149,10 +197,11 @@ class Simulation:
             "reported": rng.choice((None, None, 77)),
         }
 
-    def _stretch(self, partition: int, start: int, stop: int) -> Stretch:
-        rows = self.source[partition][start:stop]
+    def _stretch(self, source: Source, start: int, stop: int) -> Stretch:
+        rows = self.source[source][start:stop]
+        columns = observed_columns if source[0] == "quality" else columns_of
         return Stretch(
-            columns=columns_of([r for r in rows if isinstance(r, dict)]),
+            columns=columns([r for r in rows if isinstance(r, dict)]),
             ticks=[(start + i, r[1]) for i, r in enumerate(rows) if isinstance(r, tuple)],
             dead=[start + i for i, r in enumerate(rows) if r == "dead"],
             up_to_offset=stop - 1,
@@ -162,7 +211,7 @@ class Simulation:
 
     def _join(self) -> None:
         self.born += 1
-        meter = self.rules.meter("src", SOURCES, METRICS, 1, f"m{self.born}")
+        meter = self.rules.meter(TOPICS, METRICS, 1, f"m{self.born}")
         self.members.append(Member(f"m{self.born}", meter))
         self._rebalance()
 
@@ -196,12 +245,12 @@ class Simulation:
         if member.waiting:
             self._settle(member)
         elif member.reading:
-            partition = self.rng.choice(sorted(member.reading))
-            start = member.reading[partition]
-            stop = min(len(self.source[partition]), start + self.rng.randint(1, 12))
+            source = self.rng.choice(sorted(member.reading))
+            start = member.reading[source]
+            stop = min(len(self.source[source]), start + self.rng.randint(1, 12))
             if stop > start:
-                member.meter.fold(partition, self._stretch(partition, start, stop))
-                member.reading[partition] = stop
+                member.meter.fold(source, self._stretch(source, start, stop))
+                member.reading[source] = stop
 
     def _settle(self, member: Member) -> None:
         if member.ends is None:
@@ -210,20 +259,20 @@ class Simulation:
         if any(at < end for at, end in zip(member.follow, member.ends, strict=True)):
             return
         starts = {}
-        for partition in member.waiting:
+        for source in member.waiting:
             try:
-                committed = self.log.stable_offset(partition)
+                committed = self.log.stable_offset(source)
             except LookupError:
                 if self.rules.stable_offsets:
                     member.meter.reset()
                     return
-                committed = self.log.offsets.get(partition)
-            start = member.meter.assign(partition, committed)
+                committed = self.log.offsets.get(source)
+            start = member.meter.assign(source, committed)
             if start is None:
                 member.meter.reset()
                 member.ends = None
                 return
-            starts[partition] = start
+            starts[source] = start
         member.reading, member.waiting = starts, []
 
     def _write(self, member: Member) -> None:
@@ -288,22 +337,29 @@ class Simulation:
         """A fresh process: it knows what is in the log, and reads everything from the start."""
         self.scorers = []
         self.scorer_at = [0] * METRICS
+        self.control_at = [0] * METRICS
         for partition in range(METRICS):
-            scorer = self.rules.scorer({"src": SOURCES}, 1)
-            for record in control_records():
-                if isinstance(record.event, ScoringPolicyUpdated):
-                    scorer.policy(Recorded(record.event, record.at, record.key))
-                elif isinstance(record.event, RateCardUpdated):
-                    scorer.card(Recorded(record.event, record.at, record.key))
+            self.scorers.append(self.rules.scorer(TOPICS, 1))
+            self._listen(partition)
             for scored in self.scored:
                 if place(scored.role, METRICS) == partition:
-                    scorer.published(scored)
-            self.scorers.append(scorer)
+                    self.scorers[partition].published(scored)
+
+    def _listen(self, partition: int) -> tuple[ModelProfileScored, ...]:
+        """Policies and cards as far as they are there."""
+        told = self.control[self.control_at[partition] :]
+        self.control_at[partition] = len(self.control)
+        return self.scorers[partition].statements(
+            policies=[r for r in told if isinstance(r.event, ScoringPolicyUpdated)],
+            cards=[r for r in told if isinstance(r.event, RateCardUpdated)],
+        )
 
     def _score(self, most: int) -> None:
         for partition, scorer in enumerate(self.scorers):
-            if self.rng.random() < 0.05:  # around an assignment Faust delivers records twice
+            if self.rng.random() < 0.15:  # around an assignment Faust delivers records twice
                 self.scorer_at[partition] -= self.rng.randint(0, self.scorer_at[partition])
+            if self.rng.random() < 0.7:
+                self.scored.extend(self._listen(partition))
             start = self.scorer_at[partition]
             reads = self.log.read(partition, start, most, self.rules.committed_reads)
             for offset, entry in reads:
@@ -333,8 +389,12 @@ class Simulation:
 
     def _step(self) -> None:
         rng, kind = self.rng, self.rng.random()
-        if kind < 0.15:
+        if 0.27 <= kind < 0.315 and rng.random() >= self.trouble:
+            kind = 1.0
+        if kind < 0.14:
             self._produce()
+        elif kind < 0.15:
+            self._state()
         elif kind < 0.15 + self.reads:
             self._score(rng.randint(1, 40))
         elif kind < 0.25:
@@ -359,6 +419,8 @@ class Simulation:
                 self._write(member)
             elif rng.random() < 0.2:
                 self._observe(member, rng.randint(1, 30))
+            elif rng.random() < 0.15:
+                self._tick(member)
             else:
                 self._poll(member)
 
@@ -372,9 +434,9 @@ class Simulation:
 
     def _rest(self) -> None:
         """Everybody wakes, finishes and catches up."""
-        for partition in range(SOURCES):
+        for rows in self.source.values():
             self.now += 1
-            self.source[partition].append(("tick", self.now + 3 * GRACE))
+            rows.append(("tick", self.now + 3 * GRACE))
         for member in self.members:
             member.paused = False
         self._rebalance()
@@ -390,104 +452,186 @@ class Simulation:
                     self._poll(member)
             if any(m.flush for m in self.members):
                 continue
-            marks = self._marks()
+            marks = {source_of(mark): mark for mark in self.log.committed_marks}
             if all(
-                marks.get(p) is not None and marks[p].up_to_offset == len(rows) - 1
-                for p, rows in enumerate(self.source)
+                source in marks and marks[source].up_to_offset == len(rows) - 1
+                for source, rows in self.source.items()
             ):
                 break
         self.log.deliver()
         if self.reads < 0.01:
             for partition in list(range(METRICS)) * 4:
                 self.log.compact(partition)
-        for _ in range(60):
-            self._score(10_000)
+        for turn in range(60):  # prices and policies go on, between the scorer's reads
+            if turn in (15, 25, 35):
+                self._state()
+            self._score(self.rng.randint(1, 80) if 10 < turn < 40 else 10_000)
 
-    def _marks(self) -> dict[int, MeterMark]:
-        newest: dict[int, MeterMark] = {}
+    def _marks(self) -> dict[Source, MeterMark]:
+        newest: dict[Source, MeterMark] = {}
         for partition in range(METRICS):
             for _, entry in self.log.read(partition, 0, 10**9):
                 if entry is not None and isinstance(entry.value, MeterMark):
-                    newest[entry.value.source_partition] = entry.value
+                    newest[source_of(entry.value)] = entry.value
         return newest
 
     # --- the plain fold
 
     def _differences(self) -> Iterator[str]:
-        truth = [plain_fold(rows) for rows in self.source]
+        truth = {source: plain_fold(rows) for source, rows in self.source.items()}
         marks = self._marks()
-        for p in range(SOURCES):
-            mark = marks.get(p)
-            if mark is None or mark.up_to_offset != len(self.source[p]) - 1:
-                yield f"partition {p}: never folded to its end"
+        for source, rows in self.source.items():
+            if source not in marks or marks[source].up_to_offset != len(rows) - 1:
+                yield f"{source}: never folded to its end"
                 return
         for mark in self.log.committed_marks:
-            expected = truth[mark.source_partition].at[mark.up_to_offset]
-            found = (mark.watermark_ms, *(getattr(mark, name) for name in VERDICTS))
+            expected = truth[source_of(mark)].at[mark.up_to_offset]
+            newest = (mark.newest_event_ms, mark.newest_append_ms)
+            found = (mark.watermark_ms, newest, *(getattr(mark, name) for name in VERDICTS))
             if found != expected:
-                yield f"{mark.source_partition}@{mark.up_to_offset}: {found} != {expected}"
+                yield f"{source_of(mark)}@{mark.up_to_offset}: {found} != {expected}"
                 break
+        yield from self._hasty_deletions()
         told = Counter(
             entry
             for txn, entries in self.late.items()
             if self.log.outcome.get(txn)
             for entry in entries
         )
-        wanted = Counter((p, o) for p, fold in enumerate(truth) for o in fold.late)
+        wanted = Counter((source, o) for source, fold in truth.items() for o in fold.late)
         if told != wanted:
             yield f"late events {sorted((told - wanted) + (wanted - told))[:3]}"
-        yield from self._final_differences(truth)
+        yield from self._final_differences(list(truth.values()))
+
+    def _hasty_deletions(self) -> Iterator[str]:
+        """Of what may be deleted, nothing is announced that a window may still need by the
+        smallest watermark known at that time."""
+        known: dict[Source, int | None] = {}
+        for mark in self.log.committed_marks:
+            known[source_of(mark)] = mark.watermark_ms
+            if mark.kept_from_ms is None:
+                continue
+            lowest = min(known.get(source) or 0 for source in SOURCES)
+            if mark.kept_from_ms > max(0, lowest - GRACE - PANE - 2 * WINDOW):
+                yield f"{source_of(mark)}@{mark.up_to_offset}: {mark.kept_from_ms} kept too little"
+                return
 
     def _final_differences(self, truth: list["Plain"]) -> Iterator[str]:
         watermark = min(fold.watermark for fold in truth)
         assert watermark is not None
-        cards = Cards()
-        policy = policies()[0]
-        for record in control_records():
-            if isinstance(record.event, RateCardUpdated):
-                cards.add(record.at.offset, record.event)
-        panels = plain_panes(truth, cards)
+        judge = Judge(truth, self.control)
         published: dict[tuple[str, int], ModelProfileScored] = {}
+        newest: dict[str, ModelProfileScored] = {}
         seen: set[str] = set()
         for scored in self.scored:
-            if scored.status.value == "FINAL" and scored.event_id not in seen:
-                seen.add(scored.event_id)
-                if scored.revision:
-                    yield f"{scored.role}: a correction, though nothing came late"
-                published[scored.role, scored.window_end_ms] = scored
+            if scored.status.value != "FINAL" or scored.event_id in seen:
+                continue
+            seen.add(scored.event_id)
+            role, last = scored.role, newest.get(scored.role)
+            end = scored.window_end_ms
+            read = {(i.topic, i.partition): i.next_offset for i in scored.inputs}
+            if scored.entries != judge.entries(role, end, read):
+                yield f"{role}: final of {end}.{scored.revision} differs from the plain fold"
+            if last is not None and (end, scored.revision) <= (last.window_end_ms, last.revision):
+                yield f"{role}: final of {end}.{scored.revision} after a newer one"
+            if scored.revision == 0:
+                before = None if last is None else last.leader
+                if scored.leader_before != before:
+                    yield f"{role}: final of {end} follows another leader"
+                if not judge.panes(role) & {end - PANE, scored.window_start_ms - PANE}:
+                    yield f"{role}: a final for {end} that no pane accounts for"
+                if end + GRACE > watermark:
+                    yield f"{role}: a final for {end}, which is open"
+            elif last is None or end != last.window_end_ms:
+                yield f"{role}: a correction of {end}, which is not the newest final"
+            elif said(scored) == said(last):
+                yield f"{role}: a correction of {end} that corrects nothing"
+            newest[role] = published[role, end] = scored
         kept = max((m.kept_from_ms or 0 for m in self._marks().values()), default=0)
         for role in ROLES:
-            panes = {pane for fold in truth for (r, _, pane) in fold.panes if r == role}
-            for pane in sorted(panes | {p + WINDOW for p in panes}):
+            if role in newest and newest[role].window_start_ms >= kept:
+                final = newest[role]
+                if final.entries != judge.entries(role, final.window_end_ms, None):
+                    yield f"{role}: the newest final was not corrected"
+            panes = judge.panes(role)
+            leaving = set() if judge.lengths_differ else {pane + WINDOW for pane in panes}
+            for pane in sorted(panes | leaving):
                 if pane + PANE + GRACE > watermark:
                     continue
-                scored_here = published.pop((role, pane + PANE), None)
-                if scored_here is None:
-                    if pane + PANE - WINDOW >= kept:
-                        yield f"{role}: no final for the pane {pane}"
-                    continue
-                panel = plain_panel(panels, role, pane)
-                measures = {w: measure(e, 95, CostUnit.PER_REQUEST) for w, e in panel.items()}
-                expected = rank(panel, policy, measures.__getitem__)
-                if scored_here.entries != expected:
-                    yield f"{role}: final of pane {pane} differs from the plain fold"
-        for role, end in published:
-            yield f"{role}: a final for {end} that no pane accounts for"
+                if (role, pane + PANE) not in published and pane + PANE - WINDOW >= kept:
+                    yield f"{role}: no final for the pane {pane}"
 
 
-@dataclass
-class Plain:
-    at: list[tuple[int | None, ...]]  # watermark and verdicts after each offset
+def said(scored: ModelProfileScored) -> tuple[object, ...]:
+    """What a final says, apart from where it was read."""
+    fields = ("window_start_ms", "policy_event_id", "policy_version", "entries", "leader")
+    return tuple(getattr(scored, name) for name in fields)
+
+
+class Judge:
+    """Rankings by the plain fold, as of any position in the policies and cards."""
+
+    def __init__(self, truth: list["Plain"], control: list[Recorded[Any]]) -> None:
+        self.truth, self.control = truth, control
+        self.priced: dict[int, dict[tuple[str, int], Panel]] = {}
+        policies = [r.event for r in control if isinstance(r.event, ScoringPolicyUpdated)]
+        self.lengths_differ = len({policy.window_panes for policy in policies}) > 1
+
+    def panes(self, role: str) -> set[int]:
+        """Panes with evidence of a role."""
+        return {pane for fold in self.truth for (r, _, pane) in fold.panes if r == role}
+
+    def entries(
+        self, role: str, end_ms: int, read: dict[Source, int] | None
+    ) -> tuple[RankingEntry, ...]:
+        """Entries of the window that ends there. read: next offsets of policies and cards; None:
+        all of them."""
+        known = [
+            r
+            for r in self.control
+            if read is None or r.at.offset < read.get((r.at.topic, r.at.partition), 0)
+        ]
+        _, _, policy = max(
+            (r.event.occurred_at_ms, r.at.offset, r.event)
+            for r in known
+            if isinstance(r.event, ScoringPolicyUpdated)
+            and (r.event.role, r.event.occurred_at_ms <= end_ms) == (role, True)
+        )
+        cards = [r for r in known if isinstance(r.event, RateCardUpdated)]
+        if len(cards) not in self.priced:
+            book = Cards()
+            for card in cards:
+                book.add(card)
+            self.priced[len(cards)] = plain_panes(self.truth, book)
+        length = policy.window_panes * PANE
+        panel = plain_panel(self.priced[len(cards)], role, end_ms - PANE, length)
+        measures = {who: measure(e, 95, CostUnit.PER_REQUEST) for who, e in panel.items()}
+        none = Benchmarks()
+        return rank(
+            panel,
+            policy,
+            measures.__getitem__,
+            lambda who: none.prior(who, role, policy, end_ms),
+        )
+
+
+class Plain(NamedTuple):
+    at: list[tuple[Any, ...]]  # watermark, newest event and verdicts after each offset
     watermark: int
     late: list[int]
     panes: dict[tuple[str, str, int], dict[tuple[str, str], list[dict[str, Any]]]]
+
+
+def source_of(mark: MeterMark) -> Source:
+    return mark.source_topic, mark.source_partition
 
 
 def plain_fold(rows: list[Any]) -> Plain:
     """The rules of the design, one record at a time."""
     verdicts: Counter[str] = Counter()
     watermark = -(10**18)
-    at: list[tuple[int | None, ...]] = []
+    newest: tuple[int | None, int | None] = (None, None)
+    at: list[tuple[Any, ...]] = []
     ids: dict[tuple[int, str], bytes] = {}
     panes: dict[tuple[str, str, int], dict[tuple[str, str], list[dict[str, Any]]]] = {}
     late = []
@@ -513,7 +657,10 @@ def plain_fold(rows: list[Any]) -> Plain:
                 models.setdefault((row["provider"], row["model"]), []).append(row)
             if late[-1:] != [offset]:
                 watermark = max(watermark, row["occurred_at_ms"] - BOUND - 1)
-        at.append((watermark if watermark > 0 else None, *(verdicts[name] for name in VERDICTS)))
+                if newest[0] is None or row["occurred_at_ms"] > newest[0]:
+                    newest = (row["occurred_at_ms"], row["append_ms"])
+        seen = watermark if watermark > 0 else None
+        at.append((seen, newest, *(verdicts[name] for name in VERDICTS)))
     return Plain(at, watermark, late, panes)
 
 
@@ -531,16 +678,23 @@ def plain_panes(truth: list[Plain], cards: Cards) -> dict[tuple[str, int], Panel
     return panels
 
 
-def plain_panel(panels: dict[tuple[str, int], Panel], role: str, pane: int) -> Panel:
+def plain_panel(
+    panels: dict[tuple[str, int], Panel], role: str, pane: int, length_ms: int
+) -> Panel:
     """Panel of the window that ends with a pane: every pane added up anew."""
     window: Panel = {}
     for (r, start), panel in panels.items():
-        if r == role and pane - WINDOW < start <= pane:
+        if r == role and pane - length_ms < start <= pane:
             add_panel(window, panel)
     return window
 
 
 def _count(totals: Totals, row: dict[str, Any]) -> None:
+    if "metric" in row:
+        counts = totals.quality.setdefault(row["metric"], [0, 0])
+        counts[0] += row["n"]
+        counts[1] += row["hits"]
+        return
     outcomes = list(Outcome)
     totals.outcomes[outcomes.index(row["outcome"])] += 1
     if row["outcome"] not in (Outcome.SUCCESS, Outcome.REFUSAL):
@@ -564,51 +718,43 @@ def _count(totals: Totals, row: dict[str, Any]) -> None:
     totals.latency[bucket] = totals.latency.get(bucket, 0) + 1
 
 
-def policies() -> list[ScoringPolicyUpdated]:
-    return [
-        ScoringPolicyUpdated(
-            event_id=f"policy-{role}",
-            occurred_at_ms=0,
-            source="test",
-            role=role,
-            deployment_mode="PRODUCTION",
-            weight_quality=4000,
-            weight_cost=1500,
-            weight_latency=1500,
-            weight_reliability=3000,
-            cost_unit=CostUnit.PER_REQUEST,
-            reference_cost_picousd=10**8,
-            reference_latency_us=2_000_000,
-            actor="test",
-        )
-        for role in ROLES
-    ]
+def policy_of(
+    role: str, at_ms: int, event_id: str, shift: int = 0, panes: int = 288
+) -> ScoringPolicyUpdated:
+    """A policy. shift: ten-thousandths of weight that go from quality to cost."""
+    return ScoringPolicyUpdated(
+        event_id=event_id,
+        occurred_at_ms=at_ms,
+        source="test",
+        role=role,
+        deployment_mode="PRODUCTION",
+        weight_quality=4000 - shift,
+        weight_cost=1500 + shift,
+        weight_latency=1500,
+        weight_reliability=3000,
+        cost_unit=CostUnit.PER_REQUEST,
+        reference_cost_picousd=10**8,
+        reference_latency_us=2_000_000,
+        window_panes=panes,
+        actor="test",
+    )
 
 
-def control_records() -> list[Recorded[Any]]:
-    cards = [
-        RateCardUpdated(
-            event_id=f"card-{unit.value}",
-            occurred_at_ms=0,
-            source="test",
-            provider="p",
-            model="a",
-            unit=unit,
-            price_picousd_per_million=10**11,
-            valid_from_ms=0,
-        )
-        for unit in (PriceUnit.INPUT_TOKEN, PriceUnit.OUTPUT_TOKEN)
-    ]
-    return [
-        *(
-            Recorded(card, Position("rate.card.updated", 0, i, 0), b"k")
-            for i, card in enumerate(cards)
-        ),
-        *(
-            Recorded(policy, Position("scoring.policy.updated", 0, i, 0), b"k")
-            for i, policy in enumerate(policies())
-        ),
-    ]
+def card_of(
+    unit: PriceUnit, price: int, from_ms: int, version: int, event_id: str
+) -> RateCardUpdated:
+    """A price of the one model that has any."""
+    return RateCardUpdated(
+        event_id=event_id,
+        occurred_at_ms=from_ms,
+        source="test",
+        provider="p",
+        model="a",
+        unit=unit,  # type: ignore[arg-type]  # a known one
+        price_picousd_per_million=price,
+        valid_from_ms=from_ms,
+        version=version,
+    )
 
 
 __all__ = ["Facts", "PartitionFold", "Rules", "Simulation"]

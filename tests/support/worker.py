@@ -19,20 +19,37 @@ from streams.status import read_all
 
 SESSION_S = 6.0  # the least that a broker allows
 GENERATION = 100 + uuid4().int % 10**6  # of facts made by tests: nobody else takes them in
-MAIN = """
+AGENTS = """
 import sys
 {before}
 from streams.settings import load
 from processors.agents import run
 sys.exit(run(load(), session_s={session}, stall_s={stall}, generation={generation}))
 """
+METER = """
+import sys
+{before}
+from streams.settings import load
+from processors.meter import run
+sys.exit(run(load(), instance="{instance}"))
+"""
 
 
 class Worker:
-    """One process. before: Python that it runs first, for example to break something."""
+    """One process. before: Python that it runs first, for example to break something. main: what
+    it is. environ: of it, beside the addresses."""
 
     def __init__(
-        self, bootstrap: str, registry: str, data: Path, stall_s: float = 15.0, before: str = ""
+        self,
+        bootstrap: str,
+        registry: str,
+        data: Path,
+        stall_s: float = 15.0,
+        before: str = "",
+        *,
+        generation: int = GENERATION,
+        main: str = AGENTS,
+        environ: Mapping[str, str] | None = None,
     ) -> None:
         self.data = data
         self.env = {
@@ -40,9 +57,15 @@ class Worker:
             "ROSTER_KAFKA": bootstrap,
             "ROSTER_REGISTRY": registry,
             "ROSTER_DATA": str(data),
+            "ROSTER_GENERATION": str(generation),
+            **(environ or {}),
         }
-        self.code = MAIN.format(
-            before=before, session=SESSION_S, stall=stall_s, generation=GENERATION
+        self.code = main.format(
+            before=before,
+            session=SESSION_S,
+            stall=stall_s,
+            generation=generation,
+            instance=data.name,
         )
         self.process: subprocess.Popen[bytes] | None = None
 

@@ -3,12 +3,17 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from streams import kafka as clients
 from streams import settings, topics
+from streams.codec import encode
+from streams.registry import Registry, register_all
+from tests.support.rankings import policy
 from tools import doctor, jars, stack
 from tools.doctor import Check
 
@@ -81,6 +86,29 @@ def test_records_that_nobody_reads_are_red_and_counted(kafka: str) -> None:
 
     assert not ok
     assert "roster-test-doctor 2 behind, 0 reading" in detail
+
+
+def test_a_policy_that_looks_back_further_than_facts_are_kept_is_red(
+    tmp_path: Path, kafka: str, registry: str
+) -> None:
+    topics.create(AdminClient({"bootstrap.servers": kafka}), replication=1)
+    with Registry(registry) as client:
+        catalogue = register_all(client)
+    role, out = f"role-{uuid4().hex}", clients.Outbound(clients.producer(kafka))
+    for panes in (9_999, 10_000):  # the newest counts
+        rules = policy(event_id=str(uuid4()), role=role, window_panes=panes)
+        value = encode(catalogue, topics.SCORING_POLICY_UPDATED, rules)
+        out.send(topics.SCORING_POLICY_UPDATED.name, f"{role}/PRODUCTION".encode(), value)
+    out.flush()
+    system = replace(here(tmp_path), kafka=kafka, registry=registry, longest_panes=9_999)
+    (check,) = [c for c in doctor.cluster(system) if c.name == "windows"]
+    assert not check.ok
+    assert "1 policies is above ROSTER_WINDOW_PANES, 9999" in check.detail
+    assert f"{role}/PRODUCTION 10000" in check.detail
+    (check,) = [
+        c for c in doctor.cluster(replace(system, longest_panes=10_000)) if c.name == "windows"
+    ]
+    assert check.ok and "none above 10000 panes" in check.detail
 
 
 def test_a_package_of_another_version_is_named(tmp_path: Path) -> None:

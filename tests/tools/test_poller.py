@@ -23,12 +23,12 @@ from streams import kafka as clients
 from streams import settings as settings_
 from streams import topics
 from streams.codec import encode
-from streams.ranking_header import HEADER
+from streams.ranking_header import header as ranking_header
 from streams.registry import Catalogue, Registry
 from streams.settings import Settings
 from streams.status import StatusFile
 from streams.topics import (
-    LLM_INVOCATION,
+    FOLDED,
     MODE_CHANGED,
     MODEL_FALLBACK_USED,
     MODEL_PROFILE_REJECTED,
@@ -53,8 +53,7 @@ def publish(kafka: str, registry: str) -> Iterator[Publish]:
         def send(topic: Topic, key: str, event: HeadedEvent) -> None:
             headers = []
             if isinstance(event, ModelProfileScored):
-                told = f"{event.status.value}/{event.as_of_ms}/{event.revision}"
-                headers = [(HEADER, told.encode())]
+                headers = [ranking_header(event)]
             outbound.send(topic.name, key.encode(), encode(catalogue, topic, event), headers)
             outbound.flush()
 
@@ -243,7 +242,7 @@ def test_reports_of_processes_become_rates_and_laws(here: Settings, publish: Pub
 
 
 def test_the_watermark_is_the_least_of_all_partitions_and_none_while_one_is_unknown() -> None:
-    def mark(partition: int, watermark_ms: int | None) -> MeterMark:
+    def mark(topic: Topic, partition: int, watermark_ms: int | None) -> MeterMark:
         counters = dict.fromkeys(
             (
                 "consumed",
@@ -258,9 +257,9 @@ def test_the_watermark_is_the_least_of_all_partitions_and_none_while_one_is_unkn
             0,
         )
         return MeterMark(
-            source_topic=LLM_INVOCATION.name,
+            source_topic=topic.name,
             source_partition=partition,
-            generation=1,
+            generation=2,
             up_to_offset=0,
             watermark_ms=watermark_ms,
             newest_event_ms=None,
@@ -270,7 +269,7 @@ def test_the_watermark_is_the_least_of_all_partitions_and_none_while_one_is_unkn
             **counters,
         )
 
-    marks = [mark(p, 100 + p) for p in range(LLM_INVOCATION.partitions)]
+    marks = [mark(topic, p, 100 + p) for topic in FOLDED for p in range(topic.partitions)]
     assert watermark(marks) == 100
-    assert watermark(marks[:-1]) is None
-    assert watermark([*marks[:-1], mark(LLM_INVOCATION.partitions - 1, None)]) is None
+    assert all(watermark([m for m in marks if m is not gone]) is None for gone in marks)
+    assert watermark([*marks[:-1], mark(FOLDED[-1], FOLDED[-1].partitions - 1, None)]) is None

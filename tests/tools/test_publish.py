@@ -20,9 +20,11 @@ from streams.topics import (
     LLM_INVOCATION,
     MODE_CHANGED,
     MODEL_PROFILE_UPDATED,
+    MODEL_QUALITY_OBSERVED,
     MODEL_REGISTERED,
     RATE_CARD_UPDATED,
     SCORING_POLICY_UPDATED,
+    SLM_BENCHMARK_RESULTS,
 )
 from tools.publish import Ready, open_topic, read, send, spans, uuid7
 
@@ -169,7 +171,34 @@ def test_an_avro_file_is_read_as_lines_are() -> None:
         read(LLM_INVOCATION, out.getvalue()[:-9], NOW)
 
 
+def test_observations_and_benchmarks_stand_under_their_keys() -> None:
+    seen = {"tenant": "acme", "role": "code", "provider": "p", "model": "m", "hits": 1}
+    (ready,) = read(MODEL_QUALITY_OBSERVED, lines({**seen, "event_id": "e"}), NOW).good
+    assert (ready.key, ready.event.occurred_at_ms) == (b"acme/e", NOW)
+    run = {"provider": "p", "model": "m", "name": "wer", "value": 9, "scale": "PERCENT"}
+    (ready,) = read(SLM_BENCHMARK_RESULTS, lines({**run, "direction": "LOWER"}), NOW).good
+    assert ready.key == b"p/m/wer"
+    old = {**seen, "occurred_at_ms": NOW - 36 * 86_400_000}
+    assert "too far from now" in errors(MODEL_QUALITY_OBSERVED, old)[0][1]
+    assert errors(MODEL_QUALITY_OBSERVED, {**seen, "hits": 2}, {**seen, "n": 0}) == [
+        (1, "hits must be at most n, 1"),
+        (2, "n=0: Input should be greater than or equal to 1"),
+    ]
+    (first, second, third) = errors(
+        SLM_BENCHMARK_RESULTS,
+        {**run, "direction": "HIGHER"},
+        {**run, "direction": "LOWER", "value": 1001},
+        {**run, "direction": "LOWER", "seed": 2**63},
+    )
+    assert "direction of wer must be LOWER" in first[1]
+    assert "value must be 0 to 1000 in scale PERCENT" in second[1]
+    assert third[1].startswith("seed=9223372036854775808: ")
+
+
 def test_topics_that_roster_concludes_are_closed() -> None:
+    for concluded in ("model.profile.recommended", "model.profile.scored"):
+        with pytest.raises(BadConfiguration, match=concluded):
+            open_topic(concluded)
     with pytest.raises(BadConfiguration, match=r"did you mean llm\.invocation"):
         open_topic("llm.invocations")
     with pytest.raises(BadConfiguration, match=r"allowed: llm\.invocation"):

@@ -9,7 +9,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from schemas import ModelProfileScored
-from schemas.model_profile import MarkPosition, RankingEntry, RankingStatus
+from schemas.model_profile import LeaderState, MarkPosition, RankingEntry, RankingStatus
 from tools import view
 from tools.poller import Budget, Law, Notable, Process, State
 from tools.workload import JOINED
@@ -45,13 +45,15 @@ def entry(name: str, rank: int | None, reason: str | None = "prior_only") -> Ran
         cost_picousd_per_request=None,
         cost_picousd_per_1k_tokens=200_000_000.0 if ranked else None,
         reliability=1.0,
-        quality=0.5,
+        quality=0.75,
+        quality_n=306,
         prior_only=True,
     )
 
 
 def ranking(role: str, mode: str = "PRODUCTION") -> ModelProfileScored:
-    entries = [entry(name, n) for n, name in enumerate(PRICED, 1)]
+    ranks = [1, 1, *range(3, len(PRICED) + 1)]  # the first two are tied
+    entries = [entry(name, rank) for name, rank in zip(PRICED, ranks, strict=True)]
     return ModelProfileScored(
         event_id=f"{role}-{mode}",
         occurred_at_ms=AS_OF,
@@ -76,6 +78,14 @@ def ranking(role: str, mode: str = "PRODUCTION") -> ModelProfileScored:
         ),
         inputs=(),
         entries=(*entries, entry("lepton/llama-2-7b-chat", None, "unpriced")),
+        leader=LeaderState(
+            provider="perplexity",
+            model="llama-2-13b-chat",
+            since_ms=AS_OF - 3_600_000,
+            challenger_provider="perplexity",
+            challenger_model="llama-2-70b-chat",
+            closes=2,
+        ),
     )
 
 
@@ -153,13 +163,17 @@ def test_each_part_is_there_and_nothing_is_cut(width: int, height: int) -> None:
         "now 22:13:25 UTC",
         lines[1].strip(),
         "PRODUCTION  final as of 22:13:20, policy v7",
-        "perplexity/llama-2-70b-chat",
+        "★ since 21:13  ▲ 2 closes",  # the leader, and how far its challenger has come
+        "▲ 1= perplexity/llama-2-70b-chat",
+        "★ 1= perplexity/llama-2-13b-chat",
+        "  3  perplexity/llama-2-7b-chat",
         "1.450",  # score of the first
-        "0.055",  # its 95 % interval: 1.96 * 0.028
+        ".055",  # its 95 % interval: 1.96 * 0.028
         "18.08 s",
-        "0.000200",
-        "100.0%",
+        ".000200",
+        "100",
         "12.3k",
+        ".75   306",  # quality, and by how many observations
         "prior",
         "unpriced",
         "projector",
@@ -205,6 +219,9 @@ def test_the_whole_notice_is_shown_in_turn() -> None:
         later = replace(FULL, now_ms=FULL.now_ms + turn * view.PAGE_S * 1000)
         words |= set(" ".join(drawn(later, 100, 30)[1 : 1 + view.NOTICE_LINES]).split())
     assert set(JOINED.split()) <= words
+    for width in (80, 100):
+        longer = replace(FULL, joined=" ".join([JOINED] * 5))
+        assert len(drawn(longer, width, 24 if width == 80 else 30)) == (24 if width == 80 else 30)
 
 
 def test_an_unpriced_model_is_shown_as_such() -> None:

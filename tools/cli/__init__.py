@@ -6,12 +6,14 @@ log.py        publish, topics, schemas, dead-letters, verify
 profiles.py   profiles list, get, set, delete, history
 models.py     models list, show, set, delete
 control.py    cards, policies, budgets, mode
-answers.py    rankings, sql
+quality.py    quality, benchmarks, recommendations
+rankings.py   rankings, rankings explain, route, what-if
+answers.py    sql
 """
 
 import typer
 
-from tools.cli import answers, control, log, models, processes, profiles
+from tools.cli import answers, control, log, models, processes, profiles, quality, rankings
 
 EPILOG = (
     "Exit status: 0 done; 1 differences, something not found, or a check that failed; 2 a mistake"
@@ -22,5 +24,5 @@ EPILOG = (
 
 def add(app: typer.Typer) -> None:
     """Registers all commands."""
-    for module in (processes, log, profiles, models, control, answers):
+    for module in (processes, log, profiles, models, control, quality, rankings, answers):
         module.add(app)

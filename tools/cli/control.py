@@ -1,5 +1,6 @@
 """roster cards, policies, budgets, mode"""
 
+import json
 from typing import Annotated, Any
 
 import typer
@@ -89,8 +90,8 @@ def cards_set(
             "model": model,
             "unit": unit,
             "price_picousd_per_million": picousd(usd_per_million, "price"),
-            "valid_from_ms": _time_ms(valid_from, "--valid-from", now=True),
-            "valid_to_ms": _time_ms(valid_to, "--valid-to"),
+            "valid_from_ms": time_ms(valid_from, "--valid-from", now=True),
+            "valid_to_ms": time_ms(valid_to, "--valid-to"),
             "version": version or max(same, default=0) + 1,
             "origin": origin,
         }
@@ -175,7 +176,7 @@ def policies_set(
             "actor": actor or account(),
         }
 
-    publish_one(SCORING_POLICY_UPDATED, ScoringPolicyUpdated, fields, as_json)
+    publish_one(SCORING_POLICY_UPDATED, ScoringPolicyUpdated, fields, as_json, _kept)
 
 
 @budgets.command("list")
@@ -238,17 +239,15 @@ def budgets_set(
 @mode.command("get")
 def mode_get(deployment: Deployment = None, as_json: Json = False) -> None:
     """The mode the deployment is in, and since when."""
-    from schemas import ModeChanged
     from schemas.values import canonical_mode
     from streams import settings
-    from streams.topics import MODE_CHANGED
-    from tools.log_reader import newest
+    from tools.published import mode_change
     from tools.session import cluster
     from tools.units import moment
 
     with cluster(settings.load()) as session:
         wanted = deployment or session.settings.deployment
-        found = newest(session.settings, MODE_CHANGED, ModeChanged).get(wanted.encode())
+        found = mode_change(session.settings, wanted)
     if found is None:
         not_found(f"deployment {wanted} has never set a mode", as_json)
     event = found.event
@@ -256,7 +255,7 @@ def mode_get(deployment: Deployment = None, as_json: Json = False) -> None:
     if as_json:
         say_json({**row, "offset": found.at.offset})
     else:
-        print(f"{row['to_mode']} since {moment(found.at.append_ms)}, by {event.actor}")
+        print(f"{row['to_mode']} since {moment(event.occurred_at_ms)}, by {event.actor}")
 
 
 @mode.command("set")
@@ -288,6 +287,19 @@ def mode_set(
     publish_one(MODE_CHANGED, ModeChanged, lambda _: given, as_json)
 
 
+def _kept(policy: Any) -> None:
+    """Raises BadConfiguration if facts are not kept for as long as a policy looks back."""
+    from streams import settings
+    from streams.errors import BadConfiguration
+
+    longest = settings.load().longest_panes
+    if policy.window_panes > longest:
+        raise BadConfiguration(
+            f"window_panes is {policy.window_panes}; allowed: 1 to {longest}, or set"
+            " ROSTER_WINDOW_PANES higher for meters and agents first"
+        )
+
+
 def _assignments(pairs: list[str]) -> dict[str, object]:
     from streams.errors import BadConfiguration
 
@@ -296,11 +308,33 @@ def _assignments(pairs: list[str]) -> dict[str, object]:
         name, equals, value = pair.partition("=")
         if not equals:
             raise BadConfiguration(f"{pair!r} is no change; allowed: FIELD=VALUE")
-        found[name] = value.split(",") if name == "evidence_modes" and value else value
+        found[name] = _value(name, value)
     return found
 
 
-def _time_ms(text: str | None, field: str, now: bool = False) -> int | None:
+def _value(name: str, text: str) -> object:
+    """A field of a policy as it was typed: a list with commas, benchmarks in JSON, null for none.
+    Raises BadConfiguration."""
+    from streams.errors import BadConfiguration
+
+    if name in ("evidence_modes", "quality_metrics"):
+        return text.split(",") if text else []
+    if name.startswith("sla_") and text == "null":
+        return None
+    if name != "benchmarks":
+        return text
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise BadConfiguration(
+            f"benchmarks is {text!r}; allowed: a JSON array such as"
+            ' [{"name": "rouge", "weight": 1, "floor_e9": 0, "target_e9": 600000000}]'
+            f" ({error})"
+        ) from None
+
+
+def time_ms(text: str | None, field: str, now: bool = False) -> int | None:
+    """A time as a person writes it, in milliseconds. Raises BadConfiguration."""
     from datetime import UTC, datetime
 
     from streams.errors import BadConfiguration

@@ -272,15 +272,37 @@ def verify(
     every: Annotated[
         bool, typer.Option("--all", help="every final ranking, not only the last of each key")
     ] = False,
+    rankings: Annotated[
+        bool, typer.Option("--rankings", help="every final ranking, and nothing else")
+    ] = False,
+    from_: Annotated[
+        str | None, typer.Option("--from", help="only rankings as of this time or later")
+    ] = None,
+    to: Annotated[str | None, typer.Option("--to", help="only rankings before this time")] = None,
     as_json: Json = False,
 ) -> None:
     """Recompute everything from the log and compare it with the live tables, DuckDB and the
     published rankings. Exit status 1 if anything differs."""
     from streams import settings
+    from streams.errors import BadConfiguration
     from tools import verify as verb
+    from tools.cli.control import time_ms
     from tools.session import cluster
 
+    first, last = time_ms(from_, "--from"), time_ms(to, "--to")
+    if first is not None and last is not None and first >= last:
+        raise BadConfiguration(f"--to is {to}; allowed: a time after --from, {from_}")
+    if (first is not None or last is not None) and not (rankings or every):
+        raise BadConfiguration("--from and --to choose final rankings: give --rankings or --all")
+    if rankings and duckdb is not None:
+        raise BadConfiguration("--rankings reads no DuckDB: leave --duckdb out, or use --all")
     with cluster(settings.load()) as session:
         raise typer.Exit(
-            verb.run(session.settings, duckdb=duckdb, all_rankings=every, json_output=as_json)
+            verb.run(
+                session.settings,
+                duckdb=duckdb,
+                rankings_only=rankings,
+                stretch=verb.Stretch(rankings or every, first, last),
+                json_output=as_json,
+            )
         )

@@ -176,8 +176,10 @@ def meter(
 def projector() -> None:
     """Run the projector (ledger and history in DuckDB, read path) in the foreground."""
     from projections.runner import run
+    from tools.api import metrics, rankings
 
-    raise typer.Exit(run(_ready()))
+    settings = _ready()
+    raise typer.Exit(run(settings, further=[rankings.mounted(settings), metrics.mounted]))
 
 
 def workload(

@@ -75,6 +75,14 @@ def calls() -> Calls:
 
 
 @cache
+def answers() -> Ints:
+    """Whether a smaller (column 0) and a larger model (column 1) answered each prompt right: 0 or
+    1, shape (prompts, 2)."""
+    rows = list(_rows("answers.csv.gz"))
+    return np.stack([_ints(rows, "smaller"), _ints(rows, "larger")], axis=1)
+
+
+@cache
 def prices() -> dict[str, tuple[dict[str, str], ...]]:
     """Changes of published prices by key of the price list, in order of time; the columns are
     those of the file, prices decimal strings in USD."""

@@ -59,11 +59,23 @@ def calls(source: list[dict[str, str]]) -> list[dict[str, Any]]:
     ]
 
 
+def answers(source: list[dict[str, str]]) -> list[dict[str, int]]:
+    """Whether each of two models was right, 0 or 1 per prompt."""
+    return [
+        {
+            "larger": int(row["gpt-4-1106-preview"] == "True"),
+            "smaller": int(row["mixtral-8x7b-instruct-v0.1"] == "True"),
+        }
+        for row in source
+    ]
+
+
 def main(folder: Path) -> None:
-    """Writes the three files."""
+    """Writes the four files."""
     write("arrivals.csv.gz", arrivals(read(folder / "azure_llm_inference_2023_code.csv")))
     write("calls.csv.gz", calls(read(folder / "llmperf_requests_2023.csv")))
     write("prices.csv.gz", read(folder / "model_price_history.csv"))
+    write("answers.csv.gz", answers(read(folder / "routellm_gsm8k_correct.csv")))
 
 
 if __name__ == "__main__":

@@ -7,10 +7,12 @@ from schemas.values import Outcome
 from tools.defaults import Chain
 
 JOINED: Final = (
-    "Arrivals and token counts are those of one hour of a code service (Azure, 2023), latencies"
-    " and errors those of other calls, recorded at eight providers (LLMPerf, 2023), prices those"
-    " of a third source (tokencost), matched by a map made by hand; tenants, roles, choice of model"
-    " and outages are drawn from a seed: no recorded request had all of these columns."
+    "Arrivals and token counts are one hour of a code service (Azure, 2023); latencies and errors"
+    " are other calls, recorded at eight providers (LLMPerf, 2023); prices are a third source's"
+    " (tokencost), matched by a map made by hand; whether an answer was good is drawn from two"
+    " other models' answers to school mathematics (RouteLLM, GSM8K), the larger one's for models of"
+    " 70 billion parameters, the smaller one's for the others; tenants, roles, choice of model and"
+    " outages are drawn from a seed: no recorded request had all of these columns."
 )
 SOURCE: Final = "workload"
 
@@ -22,6 +24,8 @@ PERSONAS: Final = {"developer": 60, "analyst": 20, "support": 12, "operator": 8}
 # Who is asked: the profile's primary in this share of requests. The others try every pair, in
 # proportion to its recorded successes, so that each model has evidence in every window.
 PRIMARY_PERCENT: Final = 30
+JUDGED_PERCENT: Final = 5  # of the answers; each gets one thumb, up or down
+LARGER: Final = "-70b-"  # in the name of a model whose answers count as the larger one's
 ATTEMPTS: Final = 3  # a call that does not answer is repeated elsewhere, at most twice
 
 # The story, in milliseconds since the start of live time; what lies before it is back-fill.

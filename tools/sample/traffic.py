@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyruhvro
 from numpy.typing import NDArray
 
-from schemas import Event, LlmInvocation, ModelFallbackUsed
+from schemas import Event, LlmInvocation, ModelFallbackUsed, ModelQualityObserved
 from schemas.avro import schema_text
 from schemas.values import Outcome
 from tools import sample
@@ -23,6 +23,8 @@ from tools.defaults import BUDGET, CHEAP_CHAINS, PRODUCTION_CHAINS
 from tools.sample import Ints
 from tools.sample.script import (
     ATTEMPTS,
+    JUDGED_PERCENT,
+    LARGER,
     MODE_FALLS,
     MODE_RISES,
     MOVED_CHAIN,
@@ -53,12 +55,13 @@ Rows = NDArray[np.void]
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Events of [from_ms, to_ms), in order of event time. Columns as pyruhvro derives them from the
-    schemas of llm.invocation and model.fallback.used."""
+    schemas of llm.invocation, model.fallback.used and model.quality.observed."""
 
     from_ms: int
     to_ms: int
     invocations: pa.RecordBatch
     fallbacks: pa.RecordBatch
+    observations: pa.RecordBatch
 
 
 # Draws: a hash of what is drawn, so that no draw depends on another or on where time was cut. ---
@@ -286,7 +289,9 @@ def events(
         begin = end
 
 
-def _columns(rows: Rows, key: np.uint64, start_ms: int) -> tuple[pa.RecordBatch, pa.RecordBatch]:
+def _columns(
+    rows: Rows, key: np.uint64, start_ms: int
+) -> tuple[pa.RecordBatch, pa.RecordBatch, pa.RecordBatch]:
     tenants = [*TENANTS, pilot(start_ms)]
     ms = rows["end_us"] // 1000
     in_development = _within(rows["end_us"], start_ms, (MODE_FALLS, MODE_RISES))
@@ -358,7 +363,40 @@ def _columns(rows: Rows, key: np.uint64, start_ms: int) -> tuple[pa.RecordBatch,
         "invocation_id": event_id,
     }
     switched = _record_batch(ModelFallbackUsed, fallbacks).take(np.flatnonzero(rows["attempt"] > 1))
-    return _record_batch(LlmInvocation, invocations), switched
+    made = _record_batch(LlmInvocation, invocations)
+    return made, switched, _observations(rows, key, header, made)
+
+
+JUDGING: Final = np.uint64(0x6A75646765)
+"""Turns the key into one of its own, so that judging draws nothing of what is drawn elsewhere."""
+
+
+def _observations(
+    rows: Rows, key: np.uint64, header: dict[str, Any], invocations: pa.RecordBatch
+) -> pa.RecordBatch:
+    """A thumb for some of the answers."""
+    own = key ^ JUDGING
+    request, attempt = rows["request"], rows["attempt"]
+    answers = sample.answers()
+    prompt = (_draw(own, request, "call", attempt) % np.uint64(len(answers))).astype(np.int64)
+    larger = np.array([LARGER in model for _, model in sample.calls().pairs], np.int64)
+    ms = rows["end_us"] // 1000
+    judged = _percent(_draw(own, request, "kind", attempt)) < JUDGED_PERCENT
+    judged &= rows["outcome"] == _OUTCOMES.index(Outcome.SUCCESS)
+    columns = {
+        **header,
+        "event_id": _uuid7(
+            ms, _draw(own, request, "id", attempt), _draw(own, request, "id_low", attempt)
+        ),
+        "provider": invocations["provider"],
+        "model": invocations["model"],
+        "metric": pa.repeat("quality", len(rows)),
+        "n": np.ones(len(rows), np.int64),
+        "hits": answers[prompt, larger[rows["pair"]]],
+        "invocation_id": header["event_id"],
+        "judge": pa.repeat("sample", len(rows)),
+    }
+    return _record_batch(ModelQualityObserved, columns).take(np.flatnonzero(judged))
 
 
 def _record_batch(event: type[Event], columns: dict[str, Any]) -> pa.RecordBatch:

@@ -1,6 +1,8 @@
 """The DuckDB projection against the log, at the offsets that the file itself holds."""
 
+import json
 import re
+from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -40,6 +42,7 @@ SUMS: Final = "DuckDB: ledger, tokens and pico-USD per tenant, role, mode and mo
 PANES: Final = "DuckDB: sums per pane of 300 s"
 HOURS: Final = "DuckDB: sums per hour"
 HISTORY: Final = "DuckDB: history, record by record"
+ENTRIES: Final = "DuckDB: entries of rankings, column by column"
 THRESHOLDS: Final = "budgets: thresholds crossed"
 SNAPSHOT_WITHIN_S: Final = 90.0
 UUID_TEXT: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -83,13 +86,18 @@ STATEMENTS: Final = {
     "scoring.policy.updated": "policies",
     "rate.card.updated": "rate_cards",
     "budget.updated": "budget_updates",
+    "slm.benchmark.results": "benchmark_results",
 }
 """Topic -> table; filed whenever they can be read, because folds take them by offset."""
-FOREIGN: Final = {"model.fallback.used": "fallbacks"}
+FOREIGN: Final = {
+    "model.fallback.used": "fallbacks",
+    "model.quality.observed": "quality_observations",
+}
 CONCLUSIONS: Final = {
     "model.profile.rejected": "profile_rejections",
     "budget.threshold.crossed": "budget_thresholds",
     "model.profile.scored": "rankings",
+    "model.profile.recommended": "recommendations",
     "late.events": "late_events",
     "dead.letters": "dead_letters",
 }
@@ -174,7 +182,7 @@ def open_file(path: Path) -> Database | str:
     except duckdb.Error as error:
         return f"{path} cannot be opened: {str(error).splitlines()[0]}"
     try:
-        names = ("next_offset", "first_offset", "consumed", *VERDICTS)
+        names = ("next_offset", "first_offset", "newest_ms", "consumed", *VERDICTS)
         found = db.execute(
             f"SELECT topic, partition, {', '.join(names)} FROM projection_offsets"
         ).fetchall()
@@ -418,7 +426,7 @@ def compare_history(
 ) -> None:
     """One topic, record by record: verdicts, filed rows, dead letters.
 
-    each: also takes every good record, filed or not.
+    each: also takes every good record but ticks, filed or not.
     """
     table = TABLES[topic]
     statement, ours = topic in STATEMENTS, topic in CONCLUSIONS
@@ -434,6 +442,9 @@ def compare_history(
             letters.projected[place] = below
             _check_end(report, place, below, end)
         stored = _History(database, table, partition, statement, report)
+        entries = None
+        if database is not None and table == "rankings":
+            entries = _Entries(database, partition, report)
         verdicts: Counter[str] = Counter()
         first: dict[tuple[Any, ...], bytes] = {}
         records = 0
@@ -443,6 +454,8 @@ def compare_history(
                 verdict = "dead_lettered"
                 if topic != topics.DEAD_LETTERS.name:
                     letters.refuse(record, decoded)
+            elif decoded[0] == "ClockTick":
+                verdict = "control"
             else:
                 verdict = _judge(record, decoded[1], topic, ours, first)
                 if verdict == "conflict":
@@ -452,9 +465,14 @@ def compare_history(
             if record.offset < below:
                 records += 1
                 verdicts[verdict] += 1
-                if not isinstance(decoded, str) and (statement or verdict == "applied"):
+                filed = verdict == "applied" or (statement and verdict in ("duplicate", "conflict"))
+                if filed and not isinstance(decoded, str):
                     stored.take(record, decoded[1], verdict)
+                    if entries is not None:
+                        entries.take(record, decoded[1])
         stored.end()
+        if entries is not None:
+            entries.end()
         if database is not None:
             compare_law(database, place, verdicts, records, report)
 
@@ -477,6 +495,111 @@ def _judge(
     return "duplicate" if known == body or ours else "conflict"
 
 
+CANONICAL_ROLE: Final = frozenset(
+    {"fallbacks", "policies", "quality_observations", "benchmark_results"}
+)
+"""Tables that hold roles by their canonical names; the others hold what was sent."""
+AS_JSON: Final = frozenset(
+    {"marks", "inputs", "benchmarks", "at_offsets", "headers", "leader_before"}
+)
+LEADER: Final = {
+    "leader_provider": "provider",
+    "leader_model": "model",
+    "leader_since_ms": "since_ms",
+    "challenger_provider": "challenger_provider",
+    "challenger_model": "challenger_model",
+    "challenger_closes": "closes",
+}
+
+
+def said(table: str, f: Fields) -> Fields:
+    """What the columns of a history table must hold, apart from the place of the record."""
+    row = dict(f)
+    if f["mode"] is not None:
+        row["mode"] = canonical_mode(f["mode"])
+    if table in CANONICAL_ROLE and f["role"] is not None:
+        row["role"] = canonical_role(f["role"])
+    if table == "policies":
+        row["deployment_mode"] = canonical_mode(f["deployment_mode"])
+    elif table == "mode_changes":
+        row["to_mode"] = canonical_mode(f["to_mode"])
+    elif table == "profile_changes":
+        row["profile_key"] = f"{f['scope']}/{f['role']}/{f['deployment_mode']}"
+    elif table == "dead_letters":
+        row["record_key"] = row.pop("key")
+        row["headers"] = {k: b64encode(v).decode() for k, v in f["headers"].items()}
+    elif table == "rankings":
+        leader = f["leader"] or {}
+        row |= {column: leader.get(name) for column, name in LEADER.items()}
+        del row["leader"], row["entries"]
+    return row
+
+
+AS_LISTS: Final = ("terms", "benchmarks", "parts")
+"""Columns of ranking_entries that hold JSON."""
+
+
+def said_entries(record: Record, f: Fields) -> list[Fields]:
+    """What the rows of ranking_entries must hold of a ranking."""
+    shared = {
+        "src_partition": record.partition,
+        "src_offset": record.offset,
+        "ranking_status": f["status"],
+        **{name: f[name] for name in ("event_id", "role", "deployment_mode", "as_of_ms")},
+    }
+    return [{**entry, **shared, "position": i} for i, entry in enumerate(f["entries"])]
+
+
+class _Entries:
+    """The filed entries of the rankings of one partition, in order."""
+
+    def __init__(self, database: Database, partition: int, report: Report) -> None:
+        self._partition, self._report = partition, report
+        report.subject(ENTRIES)
+        self._columns = [row[0] for row in database.rows("DESCRIBE ranking_entries")]
+        self._json = [self._columns.index(name) for name in AS_LISTS]
+        self._rows = database.rows(
+            f"SELECT src_offset, position, {', '.join(self._columns)} FROM ranking_entries"
+            " WHERE src_partition = ? ORDER BY src_offset, position",
+            partition,
+        )
+        self._pending = next(self._rows, None)
+
+    def take(self, record: Record, f: Fields) -> None:
+        """The next ranking that must have its rows."""
+        for row in said_entries(record, f):
+            place = (row["src_offset"], row["position"])
+            while self._pending is not None and self._pending[:2] < place:
+                self._extra()
+            ours = [row[name] for name in self._columns]
+            if self._pending is None or self._pending[:2] > place:
+                self._report.differs(ENTRIES, self._where(*place), ours, MISSING)
+                continue
+            theirs = list(self._pending[2:])
+            for i in self._json:
+                theirs[i] = json.loads(theirs[i])
+            if ours == theirs:
+                self._report.count(ENTRIES, len(ours))
+            else:
+                found = dict(zip(self._columns, theirs, strict=True))
+                self._report.fields(ENTRIES, self._where(*place), row, found)
+            self._pending = next(self._rows, None)
+
+    def end(self) -> None:
+        """No more rankings below the file's offset."""
+        while self._pending is not None:
+            self._extra()
+
+    def _extra(self) -> None:
+        assert self._pending is not None
+        where = self._where(self._pending[0], self._pending[1])
+        self._report.differs(ENTRIES, where, "no row", self._pending[2:])
+        self._pending = next(self._rows, None)
+
+    def _where(self, offset: int, position: int) -> str:
+        return f"ranking_entries, partition {self._partition} offset {offset}, position {position}"
+
+
 class _History:
     """The filed rows of one partition, in order."""
 
@@ -490,12 +613,15 @@ class _History:
     ) -> None:
         self._table, self._partition, self._report = table, partition, report
         self._statement = statement
-        columns = "src_offset, append_ms, event_id, occurred_at_ms, body_hash::VARCHAR"
         self._rows: Iterator[tuple[Any, ...]] = iter(())
+        self._columns: list[str] = []
         if database is not None:
             report.subject(HISTORY)
+            declared = (row[0] for row in database.rows(f"DESCRIBE {table}"))
+            self._columns = ["src_offset", *(c for c in declared if not c.startswith("src_"))]
+            named = (f"{c}::VARCHAR" if c == "body_hash" else c for c in self._columns)
             self._rows = database.rows(
-                f"SELECT {columns}{', verdict' if statement else ''} FROM {table}"
+                f"SELECT {', '.join(named)} FROM {table}"
                 " WHERE src_partition = ? ORDER BY src_offset",
                 partition,
             )
@@ -503,20 +629,21 @@ class _History:
 
     def take(self, record: Record, f: Fields, verdict: str) -> None:
         """The next record that must have a row."""
-        hashed = body_hash(record.value or b"")
-        row: tuple[Any, ...] = (
-            record.offset,
-            record.append_ms,
-            f["event_id"],
-            f["occurred_at_ms"],
-            hashed,
-        )
+        row = {
+            **said(self._table, f),
+            "src_offset": record.offset,
+            "append_ms": record.append_ms,
+            "body_hash": body_hash(record.value or b""),
+        }
         if self._statement:
-            row = (*row, verdict)
+            row["verdict"] = verdict
         while self._pending is not None and self._pending[0] < record.offset:
             self._extra()
         if self._pending is not None and self._pending[0] == record.offset:
-            self._report.equal(HISTORY, self._where(record.offset), row, self._pending)
+            found = dict(zip(self._columns, self._pending, strict=True))
+            for name in AS_JSON & found.keys():
+                found[name] = found[name] and json.loads(found[name])
+            self._report.fields(HISTORY, self._where(record.offset), row, found)
             self._pending = next(self._rows, None)
         else:
             self._report.differs(HISTORY, self._where(record.offset), row, MISSING)

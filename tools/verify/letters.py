@@ -7,7 +7,7 @@ from typing import NamedTuple
 from streams import topics
 from tools.verify.compare import MISSING, Report
 from tools.verify.log import Log, Record
-from tools.verify.recompute import GENERATION
+from tools.verify.recompute import Rules
 from tools.verify.records import Decoder, Fields, derived_id
 
 DEAD_TOPIC = topics.DEAD_LETTERS.name
@@ -45,14 +45,15 @@ class Late(NamedTuple):
 @dataclass(slots=True)
 class Letters:
     """What must stand in the two topics. optional: refused on topics that no projection files.
-    next_offsets: how far the projector has come (topic, partition), and the meter's newest mark
-    (partition of llm.invocation); ends: how far the log was judged."""
+    projected, metered: how far the projector and the meter's newest marks have come (topic,
+    partition); ends: how far the log was judged."""
 
+    rules: Rules = field(default_factory=Rules)
     dead: dict[Place, Dead] = field(default_factory=dict)
     optional: dict[Place, Dead] = field(default_factory=dict)
-    late: dict[tuple[int, int], Late] = field(default_factory=dict)
+    late: dict[Place, Late] = field(default_factory=dict)
     projected: dict[tuple[str, int], int] = field(default_factory=dict)
-    metered: dict[int, int] = field(default_factory=dict)
+    metered: dict[tuple[str, int], int] = field(default_factory=dict)
     ends: dict[tuple[str, int], int] = field(default_factory=dict)
     outbox: set[str] = field(default_factory=set)
 
@@ -159,25 +160,26 @@ def dead_id(place: Place, reason: str) -> str:
     return derived_id("dead.letter", *place, reason)
 
 
-def late_id(partition: int, offset: int) -> str:
-    """Id of the late event of a record of llm.invocation."""
-    return derived_id("late.event", topics.LLM_INVOCATION.name, partition, offset, GENERATION)
+def late_id(place: Place, generation: int) -> str:
+    """Id of the late event of a record."""
+    return derived_id("late.event", *place, generation)
 
 
 def _compare_late(log: Log, decode: Decoder, letters: Letters, report: Report) -> None:
-    found: set[tuple[int, int]] = set()
+    found: set[Place] = set()
     for partition, end in (log.ends(LATE_TOPIC) or {}).items():
         for record in log.read(LATE_TOPIC, partition, end):
             decoded = decode(record)
             if isinstance(decoded, str):
                 continue
             f = decoded[1]
-            if f["generation"] != GENERATION:
+            if f["generation"] != letters.rules.generation:
                 continue
-            place = (f["origin_partition"], f["origin_offset"])
-            source = topics.LLM_INVOCATION.name
-            where = f"{LATE_TOPIC}[{partition}]@{record.offset} of {source}[{place[0]}]@{place[1]}"
-            if place[1] >= letters.ends.get((source, place[0]), 0):
+            place = (f["origin_topic"], f["origin_partition"], f["origin_offset"])
+            where = (
+                f"{LATE_TOPIC}[{partition}]@{record.offset} of {place[0]}[{place[1]}]@{place[2]}"
+            )
+            if place[2] >= letters.ends.get(place[:2], 0):
                 continue
             found.add(place)
             wanted = letters.late.get(place)
@@ -190,6 +192,6 @@ def _compare_late(log: Log, decode: Decoder, letters: Letters, report: Report) -
             )
             report.equal(LATE, where, wanted or "not late", said)
     for place, wanted in sorted(letters.late.items()):
-        if place not in found and place[1] < letters.metered.get(place[0], 0):
-            where = f"{LATE_TOPIC}: {topics.LLM_INVOCATION.name}[{place[0]}]@{place[1]}"
+        if place not in found and place[2] < letters.metered.get(place[:2], 0):
+            where = f"{LATE_TOPIC}: {place[0]}[{place[1]}]@{place[2]}"
             report.differs(LATE, where, wanted, MISSING)

@@ -1,12 +1,17 @@
-"""Rankings with exact fractions, as math.md M1 to M4 writes them; the double of a field is made
-once, at the end: the nearest integer of 1e-9, half to even, divided by 1e9."""
+"""Rankings with exact fractions, as math.md M1 to M4 and M19 write them; the double of a field is
+made once, at the end: the nearest integer of 1e-9, half to even, divided by 1e9."""
 
+import hashlib
+import json
+from bisect import bisect_left
 from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache
 from math import isqrt
-from operator import add
-from typing import Final
+from operator import add, sub
+from typing import Any, Final
 
 from tools.verify.recompute import (
     LIMIT,
@@ -21,11 +26,9 @@ from tools.verify.recompute import (
 )
 from tools.verify.records import Fields
 
-Window = list[tuple[int, Pane]]
-"""(start, totals by model) of the panes of a window, one for each mode that counts."""
-
 E9: Final = 10**9
 Z: Final = Fraction(1959964, 10**6)
+MOST_ENTRIES: Final = 5_000
 MINIMUM_FOR_MAX: Final = {50: 6, 95: 59, 99: 299}
 SCALE: Final = 1 << 256  # fixed point of the binomial weights
 PAIRS: Final = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
@@ -50,6 +53,7 @@ def double(value: Fraction | None) -> float | None:
     return None if value is None else to_e9(value) / E9
 
 
+@lru_cache(maxsize=OVERFLOW + 1)
 def estimate_e9(index: int) -> int:
     """Value that stands for a bucket, 2*gamma**i/(gamma+1) us, in 1e-9 us (M4)."""
     i = min(index, OVERFLOW - 1)
@@ -110,15 +114,6 @@ def binomial_bounds(n: int, percentile: int) -> tuple[int, int]:
     return quantile(Fraction(25, 1000)), quantile(Fraction(975, 1000)) + 1
 
 
-def by_model(panes: Window) -> dict[tuple[str, str], list[tuple[int, Totals]]]:
-    """Per (provider, model) its totals in the panes of a window."""
-    models: dict[tuple[str, str], list[tuple[int, Totals]]] = {}
-    for start, pane in panes:
-        for pair, totals in pane.items():
-            models.setdefault(pair, []).append((start, totals))
-    return models
-
-
 def pane_cost(
     pair: tuple[str, str], start: int, totals: Totals, cards: Cards, below: int
 ) -> CostSums | None:
@@ -149,64 +144,282 @@ def pane_cost(
     )
 
 
-Sums = tuple[Fraction, int, Fraction, Fraction, int]
-"""C, T, CC, CT, TT of a window, in pUSD and tokens."""
+# Evidence
+
+Who = tuple[str, str]  # provider, model
+PanesOfRole = Mapping[int, Mapping[str, Pane]]
+"""Start of a pane -> mode -> totals by model."""
 
 
-def _cost_sums(
-    pair: tuple[str, str], panes: list[tuple[int, Totals]], cards: Cards, below: int
-) -> Sums | None:
-    """Cost sums of a window; None: unpriced (M8, M3)."""
-    sums = [0] * 5
-    for start, totals in panes:
-        if totals.cost is None or totals.cost[0] != below:  # many windows share a pane
-            totals.cost = below, pane_cost(pair, start, totals, cards, below)
-        found = totals.cost[1]
-        if found is None:
-            return None
-        sums = list(map(add, sums, found))
-    c, t, cc, ct, tt = sums
-    return Fraction(c, 10**6), t, Fraction(cc, 10**12), Fraction(ct, 10**6), tt
+@dataclass(slots=True)
+class Sum:
+    """One model in a window. cost: sums in 1e-6 pUSD. unpriced: panes in which a unit had no
+    price."""
+
+    totals: Totals = field(default_factory=Totals)
+    cost: list[int] = field(default_factory=lambda: [0] * 5)
+    unpriced: int = 0
 
 
-Evidence = dict[tuple[str, str], tuple[Totals, Sums | None]]
-"""Per (provider, model) what a window holds: all that a policy's numbers follow from."""
+@dataclass(slots=True)
+class Window:
+    """Sums over the panes of one role that start in [first, last]: what moves in is added, what
+    moves out is taken away. modes: that count; empty: all. below: next offset of
+    rate.card.updated, as the ranking recorded it."""
+
+    panes: PanesOfRole
+    starts: Sequence[int]
+    modes: frozenset[str]
+    cards: Cards
+    below: int
+    first: int = 0
+    last: int = -1
+    models: dict[Who, Sum] = field(default_factory=dict)
+    _hash: str | None = None
+
+    def move(self, first: int, last: int) -> None:
+        """Moves to other bounds, of starts of panes, both inclusive."""
+        if (first, last) == (self.first, self.last):
+            return
+        for start in self._held(self.first, self.last):
+            if not first <= start <= last:
+                self._leave(start)
+        for start in self._held(first, last):
+            if not self.first <= start <= self.last:
+                self._enter(start)
+        self.first, self.last, self._hash = first, last, None
+
+    def _held(self, first: int, last: int) -> Sequence[int]:
+        return self.starts[bisect_left(self.starts, first) : bisect_left(self.starts, last + 1)]
+
+    def _of(self, start: int) -> list[tuple[Who, Totals]]:
+        return [
+            (who, totals)
+            for mode, pane in self.panes[start].items()
+            if not self.modes or mode in self.modes
+            for who, totals in pane.items()
+        ]
+
+    def _enter(self, start: int) -> None:
+        for who, totals in self._of(start):
+            mine = self.models.setdefault(who, Sum())
+            mine.totals.add(totals)
+            cost = self._cost(who, start, totals)
+            if cost is None:
+                mine.unpriced += 1
+            else:
+                mine.cost[:] = map(add, mine.cost, cost)
+
+    def _leave(self, start: int) -> None:
+        for who, totals in self._of(start):
+            mine = self.models[who]
+            mine.totals.subtract(totals)
+            cost = self._cost(who, start, totals)
+            if cost is None:
+                mine.unpriced -= 1
+            else:
+                mine.cost[:] = map(sub, mine.cost, cost)
+            if not mine.totals.invocations and not mine.totals.quality:
+                del self.models[who]
+
+    def _cost(self, who: Who, start: int, totals: Totals) -> CostSums | None:
+        if totals.cost is None or totals.cost[0] != self.below:  # many windows share a pane
+            totals.cost = self.below, pane_cost(who, start, totals, self.cards, self.below)
+        return totals.cost[1]
+
+    def candidates(self) -> list[tuple[Who, Sum]]:
+        """Models with an invocation, by their bytes; quality alone makes no candidate."""
+        found = [(who, mine) for who, mine in self.models.items() if mine.totals.invocations]
+        return sorted(found, key=lambda item: by_bytes(item[0]))
+
+    def state_hash(self) -> str:
+        """Digest of the candidates with all their sums (R56)."""
+        if self._hash is None:
+            rows = [_hashed(who, mine) for who, mine in self.candidates()]
+            text = json.dumps(rows, separators=(",", ":"), ensure_ascii=True)
+            self._hash = hashlib.sha256(text.encode()).hexdigest()
+        return self._hash
 
 
-def evidence(panes: Window, cards: Cards, cards_before: int) -> Evidence:
-    """Sums over a window.
+def _hashed(who: Who, mine: Sum) -> list[object]:
+    totals = mine.totals
+    cost, tokens, cost_cost, cost_tokens, tokens_tokens = mine.cost
+    sums: list[object] = [cost, tokens, cost_cost, cost_tokens, tokens_tokens]
+    return [
+        who[0],
+        who[1],
+        list(totals.outcomes),
+        *([None] * 5 if mine.unpriced else sums),
+        mine.unpriced > 0,
+        [[index, totals.latency[index]] for index in sorted(totals.latency)],
+        [
+            [metric, *counts]
+            for metric, counts in sorted(totals.quality.items(), key=lambda item: item[0].encode())
+        ],
+    ]
 
-    panes: of the role and the policy's evidence modes. cards_before: next offset of
-    rate.card.updated as the ranking recorded it.
-    """
-    made: Evidence = {}
-    for pair, mine in by_model(panes).items():
-        window = Totals()
-        for _, totals in mine:
-            window.add(totals)
-        made[pair] = window, _cost_sums(pair, mine, cards, cards_before)
-    return made
+
+# Quality and reliability
+
+Look = Callable[[Who, Fields], Fields | None]
+"""(model, benchmark of a policy) -> the result that counts; None: there is none."""
 
 
-def entry(
-    pair: tuple[str, str], window: Totals, sums: Sums | None, policy: Fields
-) -> tuple[Fields, Fraction | None]:
-    """One entry of a ranking without its rank, and its exact cost in the policy's unit."""
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """Quality of one model (M2, M19): value and variance, and what they follow from."""
+
+    value: Fraction
+    variance: Fraction
+    prior: Fraction
+    n: int
+    hits: int
+    benchmarks: tuple[Fields, ...]
+    missing: bool  # some benchmark, or all of them
+
+
+def shared_e9(value: float, scale: str) -> int:
+    """A reported number in 1e-9 of its unit, percent as a share; half to even (M19)."""
+    exact = Fraction(value) * E9
+    return round(exact / 100 if scale == "PERCENT" else exact)
+
+
+def benchmark_part(value_e9: int, wanted: Fields) -> Fraction:
+    """0 at the policy's floor or beyond it, 1 at its target (M19)."""
+    floor, target = wanted["floor_e9"], wanted["target_e9"]
+    return min(max(Fraction(value_e9 - floor, target - floor), Fraction(0)), Fraction(1))
+
+
+def quality_of(who: Who, totals: Totals, policy: Fields, look: Look) -> Quality:
+    """Bits from production, shrunk towards the mean of the benchmarks."""
+    counts = [totals.quality.get(metric, (0, 0)) for metric in policy["quality_metrics"]]
+    n, hits = sum(c[0] for c in counts), sum(c[1] for c in counts)
+    found = [(b, result) for b in policy["benchmarks"] if (result := look(who, b)) is not None]
+    weights = sum(b["weight"] for b, _ in found)
+    prior, listed, errors = Fraction(policy["prior_quality"], 10_000), [], []
+    if found:
+        prior = Fraction(0)
+    for wanted, result in found:
+        value = shared_e9(result["value"], result["scale"])
+        part = benchmark_part(value, wanted)
+        prior += wanted["weight"] * part / weights
+        listed.append(
+            {
+                "name": wanted["name"],
+                "event_id": result["event_id"],
+                "value": value / E9,
+                "part": double(part),
+                "weight": wanted["weight"],
+            }
+        )
+        if result["ci_low"] is not None and result["ci_high"] is not None:
+            ends = [shared_e9(result[end], result["scale"]) for end in ("ci_low", "ci_high")]
+            error = (ends[1] - ends[0]) / (2 * Z * abs(wanted["target_e9"] - wanted["floor_e9"]))
+            errors.append(wanted["weight"] * error)
+    q, variance = shrunk(hits, n, prior, policy["prior_strength"])
+    if n == 0 and found and len(errors) == len(found):  # its own error, as it was reported
+        variance = sum((error**2 for error in errors), Fraction(0)) / weights**2
+    missing = len(found) < len(policy["benchmarks"])
+    return Quality(q, variance, prior, n, hits, tuple(listed), missing)
+
+
+def shrunk(hits: int, n: int, mean: Fraction, strength: int) -> tuple[Fraction, Fraction]:
+    """A rate, shrunk towards a prior mean of so many trials, and its variance (M2)."""
+    rho = (hits + strength * mean) / (n + strength)
+    return rho, rho * (1 - rho) / (n + strength + 1)
+
+
+@lru_cache(maxsize=10_000)
+def wilson(k: int, n: int) -> tuple[Fraction, Fraction] | None:
+    """95 % interval of k hits in n trials (M2); None: no trial."""
+    if n == 0:
+        return None
+    square = Z**2 * (Fraction(4 * k * (n - k), n) + Z**2)
+    root = Fraction(isqrt(square.numerator * 10**60 // square.denominator), 10**30)
+    centre, scale = 2 * k + Z**2, 2 * (n + Z**2)
+    return max((centre - root) / scale, Fraction(0)), min((centre + root) / scale, Fraction(1))
+
+
+@dataclass(frozen=True, slots=True)
+class Reliability:
+    """Reliability of one model; value: None: no part that counts has trials."""
+
+    value: Fraction | None
+    variance: Fraction
+    parts: tuple[Fields, ...]
+    missing: bool
+
+
+def reliability_of(totals: Totals, hits: int, trials: int, policy: Fields) -> Reliability:
+    """Three parts, those without trials left out and the others' shares scaled up (M2)."""
+    strength = policy["prior_strength"]
+    mean = Fraction(policy["prior_reliability"], 10_000)
+    counted = [("availability", trials, hits)] + [
+        (metric, *totals.quality.get(metric, (0, 0)))
+        for metric in ("policy_compliance", "refusal_accuracy")
+    ]
+    listed, shares, value, variance, missing = [], 0, Fraction(0), Fraction(0), False
+    for part, n, k in counted:
+        share = policy[f"part_{part}"]
+        if n == 0:
+            missing = missing or share > 0
+            continue
+        rho, var = shrunk(k, n, mean, strength)
+        shares += share
+        value += share * rho
+        variance += share**2 * var
+        listed.append(
+            {
+                "name": part,
+                "n": n,
+                "hits": k,
+                "weight": share,
+                "value": double(rho),
+                "standard_error": root_e9(var) / E9,
+            }
+        )
+    if shares == 0:
+        return Reliability(None, Fraction(0), tuple(listed), missing)
+    return Reliability(value / shares, variance / shares**2, tuple(listed), missing)
+
+
+# Entries
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One model in a ranking. cost: exact, in the policy's unit. score, error: in 1e-9."""
+
+    who: Who
+    fields: Fields
+    status: str
+    cost: Fraction = Fraction(0)
+    score: int = 0
+    error: int = 0
+
+    @property
+    def places(self) -> bool:
+        """Whether it has a rank."""
+        return self.status in ("ranked", "provisional")
+
+
+def entry(who: Who, mine: Sum, policy: Fields, look: Look) -> Entry:
+    """One entry of a ranking without its rank."""
+    window = mine.totals
 
     def outcome(symbol: str) -> int:
         return window.outcomes[OUTCOME_INDEX[symbol]]
 
-    hits = outcome("SUCCESS") + outcome("REFUSAL")
-    trials = hits + outcome("FAILURE") + outcome("TIMEOUT") + outcome("CONFIG_ERROR")
-    complete = hits
-    flags = ["parts_missing"]
-
-    # quality and reliability
-    strength = policy["prior_strength"]
-    q = Fraction(policy["prior_quality"], 10_000)
-    var_q = q * (1 - q) / (strength + 1)
-    r = (hits + strength * Fraction(policy["prior_reliability"], 10_000)) / (trials + strength)
-    var_r = r * (1 - r) / (trials + strength + 1)
+    complete = outcome("SUCCESS") + outcome("REFUSAL")
+    trials = complete + outcome("FAILURE") + outcome("TIMEOUT") + outcome("CONFIG_ERROR")
+    quality = quality_of(who, window, policy, look)
+    reliability = reliability_of(window, complete, trials, policy)
+    interval = wilson(complete, trials)
+    flags = []
+    if reliability.missing:
+        flags.append("parts_missing")
+    if quality.missing:
+        flags.append("benchmarks_missing")
 
     # latency
     latency = low = high = None
@@ -235,8 +448,14 @@ def entry(
     # cost
     per_request = per_1k = cost = None
     var_c = Fraction(0)
-    if complete and sums is not None:
-        c, t, cc, ct, tt = sums
+    if complete and not mine.unpriced:
+        c, t, cc, ct, tt = (
+            Fraction(mine.cost[0], 10**6),
+            mine.cost[1],
+            Fraction(mine.cost[2], 10**12),
+            Fraction(mine.cost[3], 10**6),
+            mine.cost[4],
+        )
         per_request = c / complete
         per_1k = None if t == 0 else 1000 * c / t
         if policy["cost_unit"] == "PER_REQUEST":
@@ -252,35 +471,49 @@ def entry(
                 mean_t = Fraction(t, complete)
                 var_c = 1000**2 * spread / (complete - 1) / complete / mean_t**2
 
+    r = reliability.value
     made: Fields = {
-        "provider": pair[0],
-        "model": pair[1],
+        "provider": who[0],
+        "model": who[1],
         "rank": None,
         "score": None,
         "score_se": None,
         "score_raw": None,
-        "invocations": sum(window.outcomes),
+        "invocations": window.invocations,
         "complete": complete,
         "trials": trials,
-        "hits": hits,
+        "hits": complete,
         "rate_limited": outcome("RATE_LIMITED"),
         "latency_us": double(latency),
         "latency_low_us": None if low is None else float(low),
         "latency_high_us": None if high is None else float(high),
         "cost_picousd_per_request": double(per_request),
         "cost_picousd_per_1k_tokens": double(per_1k),
-        "reliability": double(r) if trials else None,
-        "quality": double(q),
-        "prior_only": True,
+        "reliability": double(r),
+        "quality": double(quality.value),
+        "prior_only": quality.n == 0 and not quality.benchmarks,
         "flags": flags,
         "terms": [],
+        "quality_n": quality.n,
+        "quality_hits": quality.hits,
+        "quality_prior": double(quality.prior),
+        "benchmarks": list(quality.benchmarks),
+        "parts": list(reliability.parts),
+        "success_low": None if interval is None else double(interval[0]),
+        "success_high": None if interval is None else double(interval[1]),
     }
+
+    def without_score(reason: str) -> Entry:
+        return Entry(who, {**made, "status": "unrankable", "reason": reason}, "unrankable")
+
     if not complete:
-        return {**made, "status": "unrankable", "reason": "no_complete_response"}, None
-    if sums is None:
-        return {**made, "status": "unrankable", "reason": "unpriced"}, None
+        return without_score("no_complete_response")
+    if mine.unpriced:
+        return without_score("unpriced")
     if cost is None:
-        return {**made, "status": "unrankable", "reason": "no_tokens"}, None
+        return without_score("no_tokens")
+    if r is None:
+        return without_score("no_reliability")
     assert latency is not None
 
     # terms (M1)
@@ -290,6 +523,7 @@ def entry(
     )
     r_max = Fraction(policy["max_ratio_percent"], 100)
     c_ref, l_ref = Fraction(policy["reference_cost_picousd"]), policy["reference_latency_us"]
+    q = quality.value
 
     def term(
         part: str,
@@ -331,43 +565,106 @@ def entry(
         )
 
     terms = (
-        term("quality", q, None, False, w_q * q, w_q**2 * var_q, 0),
+        term("quality", q, None, False, w_q * q, w_q**2 * quality.variance, quality.n),
         against("cost", w_c, cost, c_ref, var_c),
         against("latency", w_l, latency, Fraction(l_ref), var_l),
-        term("reliability", r, None, False, w_r * r, w_r**2 * var_r, trials),
+        term("reliability", r, None, False, w_r * r, w_r**2 * reliability.variance, trials),
     )
-    score = sum((contribution for _, contribution, _ in terms), Fraction(0))
-    variance = sum((v for _, _, v in terms), Fraction(0))
+    score = to_e9(sum((contribution for _, contribution, _ in terms), Fraction(0)))
+    error = root_e9(sum((variance for _, _, variance in terms), Fraction(0)))
     raw = None if cost == 0 else w_q * q + w_c / (cost / 10**12) + w_l / (latency / 1000) + w_r * r
-    made |= {
-        "terms": [fields for fields, _, _ in terms],
-        "score": double(score),
-        "score_se": root_e9(variance) / E9,
-        "score_raw": double(raw),
-    }
     if q < Fraction(policy["min_quality"], 10_000):
         status, reason = "ineligible", "quality_below_gate"
     elif r < Fraction(policy["min_reliability"], 10_000):
         status, reason = "ineligible", "reliability_below_gate"
     elif complete < policy["min_samples"] or trials < policy["min_trials"]:
         status, reason = "provisional", "few_samples"
-    else:
+    elif made["prior_only"]:
         status, reason = "provisional", "prior_only"
-    return {**made, "status": status, "reason": reason}, cost
+    elif "interval_is_range" in flags:
+        status, reason = "provisional", "latency_interval"
+    else:
+        status, reason = "ranked", None
+    made |= {
+        "terms": [fields for fields, _, _ in terms],
+        "score": score / E9,
+        "score_se": error / E9,
+        "score_raw": double(raw),
+        "status": status,
+        "reason": reason,
+    }
+    return Entry(who, made, status, cost, score, error)
 
 
-def entries(found: Evidence, policy: Fields) -> list[Fields]:
-    """All entries of a ranking in display order."""
-    made = [entry(pair, window, sums, policy) for pair, (window, sums) in found.items()]
+def beats(one: Entry, other: Entry) -> bool:
+    """Whether a score is higher by more than the error of the difference (M3)."""
+    ahead = one.score - other.score
+    return ahead > 0 and ahead**2 > Z**2 * (one.error**2 + other.error**2)
 
-    def place(item: tuple[Fields, Fraction | None]) -> tuple[object, ...]:
-        fields, cost = item
-        name = by_bytes((fields["provider"], fields["model"]))
-        if fields["status"] == "provisional":
-            return (0, -fields["score"], cost, name)
-        return (1 if fields["status"] == "ineligible" else 2, 0, 0, name)
 
-    ordered = [fields for fields, _ in sorted(made, key=place)]
-    for rank, fields in enumerate((f for f in ordered if f["status"] == "provisional"), 1):
-        fields["rank"] = rank
-    return ordered
+def entries(candidates: Sequence[tuple[Who, Sum]], policy: Fields, look: Look) -> list[Entry]:
+    """All entries of a ranking in display order, with their ranks; those that tie share one."""
+    made = [entry(who, mine, policy, look) for who, mine in candidates]
+
+    def place(one: Entry) -> tuple[Any, ...]:
+        if one.places:
+            return (0, -one.score, one.cost, by_bytes(one.who))
+        return (1 if one.status == "ineligible" else 2, 0, 0, by_bytes(one.who))
+
+    made.sort(key=place)
+    placed = [one for one in made if one.places]
+    for i, one in enumerate(placed):
+        one.fields["rank"] = 1 + sum(beats(better, one) for better in placed[:i])
+    return made
+
+
+# Leader
+
+Leader = dict[str, Any]
+"""provider, model, since_ms, challenger_provider, challenger_model, closes."""
+
+
+def leader_after(
+    before: Leader | None, shown: Sequence[Entry], policy: Fields, as_of_ms: int
+) -> Leader:
+    """Who leads after a final (M3). shown: its entries in display order."""
+
+    def leads(who: Who | None, since: int | None, challenger: Who | None, closes: int) -> Leader:
+        return {
+            "provider": who and who[0],
+            "model": who and who[1],
+            "since_ms": since,
+            "challenger_provider": challenger and challenger[0],
+            "challenger_model": challenger and challenger[1],
+            "closes": closes,
+        }
+
+    ranked = [one for one in shown if one.status == "ranked"]
+    incumbent = None
+    if before is not None and before["provider"] is not None:
+        incumbent = next(
+            (
+                one
+                for one in shown
+                if one.places and one.who == (before["provider"], before["model"])
+            ),
+            None,
+        )
+    if before is None or incumbent is None:
+        if not ranked:
+            return leads(None, None, None, 0)
+        return leads(ranked[0].who, as_of_ms, None, 0)
+    since = before["since_ms"]
+    others = [one for one in ranked if one.who != incumbent.who]
+    challenger = others[0] if others else None
+    if (
+        challenger is None
+        or challenger.score - incumbent.score <= policy["hysteresis_margin_e9"]
+        or not beats(challenger, incumbent)
+    ):
+        return leads(incumbent.who, since, None, 0)
+    again = challenger.who == (before["challenger_provider"], before["challenger_model"])
+    closes = before["closes"] + 1 if again else 1
+    if closes >= policy["hysteresis_closes"] and as_of_ms - since >= policy["hysteresis_min_ms"]:
+        return leads(challenger.who, as_of_ms, None, 0)
+    return leads(incumbent.who, since, challenger.who, closes)

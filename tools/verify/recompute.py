@@ -10,22 +10,22 @@ import math
 import re
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from fractions import Fraction
 from functools import lru_cache
-from operator import add
+from operator import add, sub
 from typing import Final
 
 from tools.verify.log import Record
 from tools.verify.records import Fields, identifier
 
-PANE_MS: Final = 300_000
-WINDOW_PANES: Final = 288
-BOUND_MS: Final = 60_000
-GRACE_MS: Final = 600_000
-GENERATION: Final = 1
+PANE_MS: Final = 300_000  # of the ledger's sums, and of facts by default
+MODELS_PER_PANE: Final = 480
+METRICS_PER_MODEL: Final = 64
+OTHER: Final = "~"  # further metrics of a model
+OTHERS: Final = (OTHER, OTHER)  # further models of one partition's pane
 LIMIT: Final[list[int]] = [101**i // 99**i for i in range(1102)]
 OVERFLOW: Final = 1102
 OUTCOMES: Final = (
@@ -42,6 +42,25 @@ OUTCOMES: Final = (
 OUTCOME_INDEX: Final = {symbol: i for i, symbol in enumerate(OUTCOMES)}
 UNITS: Final = ("INPUT_TOKEN", "CACHED_TOKEN", "OUTPUT_TOKEN")
 VERDICTS: Final = ("applied", "duplicate", "late", "dead_lettered", "conflict", "control")
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How a generation of facts and rankings cuts event time (M5)."""
+
+    generation: int = 2
+    pane_ms: int = PANE_MS
+    bound_ms: int = 60_000
+    grace_ms: int = 600_000
+
+    def pane_of(self, at_ms: int) -> int:
+        """Start of the pane that a time lies in."""
+        return at_ms - at_ms % self.pane_ms
+
+    def closes_at(self, pane: int) -> int:
+        """Watermark at which a pane closes; as_of of its final."""
+        return pane + self.pane_ms + self.grace_ms
+
 
 MODES: Final = {
     "local": "LOCAL",
@@ -110,7 +129,8 @@ CostSums = tuple[int, int, int, int, int]
 class Totals:
     """One model in one pane: sums of integers, in the order of avsc/pane_fact.
 
-    cost: what ranking.py has made of them, with the offset below which it knew the cards."""
+    quality: observations and hits per metric. cost: what ranking.py has made of them, with the
+    offset below which it knew the cards."""
 
     outcomes: list[int] = field(default_factory=lambda: [0] * len(OUTCOMES))
     tokens: list[int] = field(default_factory=lambda: [0] * 3)
@@ -121,6 +141,7 @@ class Totals:
     reported_sums: list[int] = field(default_factory=lambda: [0] * 2)
     reported_products: list[int] = field(default_factory=lambda: [0] * 3)
     latency: Counter[int] = field(default_factory=Counter)
+    quality: dict[str, list[int]] = field(default_factory=dict)
     cost: tuple[int, CostSums | None] | None = None
 
     def count(self, f: Fields) -> None:
@@ -143,6 +164,18 @@ class Totals:
             _add(self.reported_sums, (cost, t))
             _add(self.reported_products, (cost * cost, cost * t, t * t))
 
+    def observe(self, f: Fields) -> None:
+        """Adds the next applied model.quality.observed; the first metrics keep their names."""
+        metric = f["metric"]
+        if metric not in self.quality and len(self.quality) >= METRICS_PER_MODEL:
+            metric = OTHER
+        _add(self.quality.setdefault(metric, [0, 0]), (f["n"], f["hits"]))
+
+    @property
+    def invocations(self) -> int:
+        """Of any outcome."""
+        return sum(self.outcomes)
+
     def add(self, other: "Totals") -> None:
         """Adds the totals of another partition or pane."""
         _add(self.outcomes, other.outcomes)
@@ -154,6 +187,27 @@ class Totals:
         _add(self.reported_sums, other.reported_sums)
         _add(self.reported_products, other.reported_products)
         self.latency.update(other.latency)
+        for metric, counts in other.quality.items():
+            _add(self.quality.setdefault(metric, [0, 0]), counts)
+
+    def subtract(self, other: "Totals") -> None:
+        """Takes away what was added before."""
+        _subtract(self.outcomes, other.outcomes)
+        _subtract(self.tokens, other.tokens)
+        self.priced_n -= other.priced_n
+        _subtract(self.unit_sums, other.unit_sums)
+        _subtract(self.unit_products, other.unit_products)
+        self.reported_n -= other.reported_n
+        _subtract(self.reported_sums, other.reported_sums)
+        _subtract(self.reported_products, other.reported_products)
+        for index, n in other.latency.items():
+            self.latency[index] -= n
+            if not self.latency[index]:
+                del self.latency[index]
+        for metric, counts in other.quality.items():
+            _subtract(self.quality[metric], counts)
+            if not self.quality[metric][0]:
+                del self.quality[metric]
 
     def as_fields(self, provider: str, model: str) -> Fields:
         """As one entry of a fact's models."""
@@ -172,11 +226,21 @@ class Totals:
             "reported_products": [str(v) for v in self.reported_products],
             "latency_buckets": sorted(self.latency),
             "latency_counts": [self.latency[i] for i in sorted(self.latency)],
+            "quality": [
+                {"metric": metric, "n": n, "hits": hits}
+                for metric, (n, hits) in sorted(
+                    self.quality.items(), key=lambda item: item[0].encode()
+                )
+            ],
         }
 
 
 def _add(into: list[int], more: Sequence[int]) -> None:
     into[:] = map(add, into, more)
+
+
+def _subtract(into: list[int], less: Sequence[int]) -> None:
+    into[:] = map(sub, into, less)
 
 
 PaneKey = tuple[str, str, int]  # role, mode, start of the pane
@@ -198,7 +262,7 @@ Seen = tuple[bytes, bytes]
 
 
 def seen(record: Record, f: Fields) -> Seen:
-    """What an invocation is known by: its identity, and its body."""
+    """What an invocation or an observation is known by: its identity, and its body."""
     identity = f"{f['tenant']}\x1f{f['source']}\x1f{f['event_id']}".encode()
     return (
         hashlib.blake2b(identity, digest_size=16).digest(),
@@ -208,8 +272,9 @@ def seen(record: Record, f: Fields) -> Seen:
 
 @dataclass(slots=True)
 class Meter:
-    """Verdicts, watermark and facts of one partition of llm.invocation (M5)."""
+    """Verdicts, watermark and facts of one partition of a source of the meter (M5)."""
 
+    rules: Rules = field(default_factory=Rules)
     watermark_ms: int | None = None
     newest_event_ms: int | None = None
     newest_append_ms: int | None = None
@@ -221,7 +286,7 @@ class Meter:
     changed_at: dict[PaneKey, int] = field(default_factory=dict)  # offset of the last applied
 
     def step(self, record: Record, decoded: tuple[str, Fields] | str, known: Seen | None) -> str:
-        """Verdict of the next record of the partition; known: of an invocation."""
+        """Verdict of the next record of the partition; known: of all but ticks."""
         self.records += 1
         verdict = self._judge(record, decoded, known)
         self.verdicts[verdict] += 1
@@ -230,13 +295,13 @@ class Meter:
     def _judge(self, record: Record, decoded: tuple[str, Fields] | str, known: Seen | None) -> str:
         if isinstance(decoded, str):
             return "dead_lettered"
-        f = decoded[1]
+        kind, f = decoded
         if known is None:
             self._advance(f["base_occurred_at_ms"] + record.append_ms - f["base_append_ms"])
             return "control"
         ts = f["occurred_at_ms"]
-        pane = ts - ts % PANE_MS
-        if self.watermark_ms is not None and pane + PANE_MS + GRACE_MS <= self.watermark_ms:
+        pane = self.rules.pane_of(ts)
+        if self.watermark_ms is not None and self.rules.closes_at(pane) <= self.watermark_ms:
             return "late"
         if self.newest_event_ms is None or ts > self.newest_event_ms:
             self.newest_event_ms, self.newest_append_ms = ts, record.broker_ms
@@ -252,19 +317,25 @@ class Meter:
             models = self.panes.setdefault(key, {})
             pair = (f["provider"], f["model"])
             if pair not in models:
-                models[pair] = Totals()
-            models[pair].count(f)
+                if len(models) >= MODELS_PER_PANE:
+                    pair = OTHERS
+                models.setdefault(pair, Totals())
+            if kind == "LlmInvocation":
+                models[pair].count(f)
+            else:
+                models[pair].observe(f)
             self.changed_at[key] = record.offset
         self._advance(ts)
         return verdict
 
     def _advance(self, ts: int) -> None:
-        moved = ts - BOUND_MS - 1
+        moved = ts - self.rules.bound_ms - 1
         if self.watermark_ms is None or moved > self.watermark_ms:
             self.watermark_ms = moved
-            if min(self.open_ids, default=moved) + PANE_MS + GRACE_MS > moved:
+            closes_at = self.rules.closes_at
+            if closes_at(min(self.open_ids, default=moved)) > moved:
                 return
-            for pane in [p for p in self.open_ids if p + PANE_MS + GRACE_MS <= moved]:
+            for pane in [p for p in self.open_ids if closes_at(p) <= moved]:
                 del self.open_ids[pane], self.open_from[pane]
 
     def mark(self, next_offset: int) -> Fields:
@@ -280,6 +351,22 @@ class Meter:
             **counts,
             "replay_from": min(self.open_from.values(), default=next_offset),
         }
+
+
+# Statements
+
+
+def first_of_id(take: Callable[[Record, Fields], None]) -> Callable[[Record, Fields], None]:
+    """Gives only the first record of an identity in a partition; a repeat counts for nothing."""
+    known: set[tuple[str, int, str | None, str, str]] = set()
+
+    def take_new(record: Record, f: Fields) -> None:
+        who = (record.topic, record.partition, f["tenant"], f["source"], f["event_id"])
+        if who not in known:
+            known.add(who)
+            take(record, f)
+
+    return take_new
 
 
 # Money

@@ -47,11 +47,31 @@ CARRIES: Final[Mapping[str, tuple[str, ...]]] = {
     "budget.threshold.crossed": ("BudgetThresholdCrossed",),
     "slm.metrics": ("PaneFact", "MeterMark"),
     "model.profile.scored": ("ModelProfileScored",),
+    "model.profile.recommended": ("ModelProfileRecommended",),
+    "model.quality.observed": ("ModelQualityObserved", "ClockTick"),
+    "slm.benchmark.results": ("SlmBenchmarkResults",),
     "late.events": ("LateEvent",),
     "dead.letters": ("DeadLetter",),
 }
 """Topic -> records it may carry."""
-TIMED: Final = frozenset({"LlmInvocation", "ModelFallbackUsed"})
+FOLDED: Final = frozenset({"LlmInvocation", "ModelQualityObserved"})
+"""What the meter folds: a repeated id must meet in one partition."""
+TIMED: Final = FOLDED | {"ModelFallbackUsed"}
+HIGHER_IS_BETTER: Final = frozenset(
+    ["bleu", "rouge", "factual_accuracy", "diff_accuracy", "summarization_faithfulness", "mos_lqo"]
+)
+LOWER_IS_BETTER: Final = frozenset(
+    [
+        "hallucination_rate",
+        "policy_violations",
+        "wer",
+        "cer",
+        "latency_p50",
+        "latency_p95",
+        "cost_per_1k_tokens",
+        "streaming_latency",
+    ]
+)
 
 
 def derived_id(kind: str, *parts: object) -> str:
@@ -148,6 +168,11 @@ def sized(low: int, high: int | None, check: Check) -> Check:
     return look
 
 
+def at_most(n: int, check: Check) -> Check:
+    """A list of no more items, each of which passes a check; too many is said first."""
+    return lambda values: "invalid_field" if len(values) > n else each(check)(values)
+
+
 time_ms = between(0, 253_402_300_799_999)
 tokens = between(0, 10**9)
 latency = between(1, 10**12)
@@ -194,6 +219,18 @@ TERM: Final = (
 )
 
 
+QUALITY: Final = (
+    ("quality_prior", maybe(finite)),
+    ("benchmarks", each(within((("value", finite), ("part", finite), ("weight", int32))))),
+    (
+        "parts",
+        each(within((("weight", int32), ("value", finite), ("standard_error", finite)))),
+    ),
+    ("success_low", maybe(finite)),
+    ("success_high", maybe(finite)),
+)
+
+
 def ranking_entry(entry: Fields) -> str | None:
     """An entry of a ranking; there are many of them."""
     if entry["rank"] is not None and int32(entry["rank"]) is not None:
@@ -204,7 +241,25 @@ def ranking_entry(entry: Fields) -> str | None:
         reason = first_reason(TERM, term)
         if reason is not None:
             return reason
-    return None
+    return first_reason(QUALITY, entry)
+
+
+LEADER: Final = maybe(within((("closes", int32),)))
+
+
+def policy_benchmark(benchmark: Fields) -> str | None:
+    """A benchmark of a policy."""
+    reason = first_reason(
+        (
+            ("name", identifier),
+            ("weight", between(1, 10**6)),
+            ("dataset_hash", maybe(text)),
+            ("signature", maybe(text)),
+        ),
+        benchmark,
+    )
+    same = benchmark["floor_e9"] == benchmark["target_e9"]
+    return reason or ("invalid_field" if same else None)
 
 
 CHECKS: Final[Mapping[str, tuple[tuple[str, Check], ...]]] = {
@@ -314,6 +369,19 @@ CHECKS: Final[Mapping[str, tuple[tuple[str, Check], ...]]] = {
         ("heartbeat_ms", positive),
         ("evidence_modes", each(name)),
         ("actor", identifier),
+        ("window_panes", between(1, 10_000)),
+        ("part_availability", share),
+        ("part_policy_compliance", share),
+        ("part_refusal_accuracy", share),
+        ("quality_metrics", at_most(32, identifier)),
+        ("benchmarks", at_most(32, policy_benchmark)),
+        ("hysteresis_margin_e9", natural),
+        ("hysteresis_closes", between(1, 1000)),
+        ("hysteresis_min_ms", natural),
+        ("sla_success", maybe(share)),
+        ("sla_latency_us", maybe(latency)),
+        ("sla_cost_picousd_per_1k", maybe(money)),
+        ("severity", one_of("INFO", "WARN", "PAGE")),
     ),
     "RateCardUpdated": (
         *_headed(),
@@ -353,6 +421,47 @@ CHECKS: Final[Mapping[str, tuple[tuple[str, Check], ...]]] = {
         ("marks", each(within((("source_partition", partition),)))),
         ("inputs", each(within((("partition", partition),)))),
         ("entries", each(ranking_entry)),
+        ("leader", LEADER),
+        ("leader_before", LEADER),
+    ),
+    "ModelProfileRecommended": (
+        *_headed(),
+        ("score", finite),
+        ("score_se", finite),
+        ("current_score", maybe(finite)),
+        ("current_score_se", maybe(finite)),
+    ),
+    "ModelQualityObserved": (
+        *_headed(identifier),
+        ("role", name),
+        ("provider", identifier),
+        ("model", identifier),
+        ("metric", identifier),
+        ("n", between(1, 10**6)),
+        ("hits", between(0, 10**6)),
+        ("invocation_id", maybe(identifier)),
+        ("judge", maybe(text)),
+    ),
+    "SlmBenchmarkResults": (
+        *_headed(),
+        ("role", maybe(name)),
+        ("provider", identifier),
+        ("model", identifier),
+        ("name", identifier),
+        ("value", finite),
+        ("scale", one_of("UNIT", "PERCENT", "RAW")),
+        ("direction", one_of("HIGHER", "LOWER")),
+        ("n", maybe(natural)),
+        ("ci_low", maybe(finite)),
+        ("ci_high", maybe(finite)),
+        ("tool", maybe(text)),
+        ("tool_version", maybe(text)),
+        ("signature", maybe(text)),
+        ("dataset_id", maybe(text)),
+        ("dataset_hash", maybe(text)),
+        ("split", maybe(text)),
+        ("prompt_set_version", maybe(text)),
+        ("judge_model", maybe(text)),
     ),
     "LateEvent": (
         *_headed(),
@@ -388,6 +497,7 @@ CHECKS: Final[Mapping[str, tuple[tuple[str, Check], ...]]] = {
                         ("reported_products", sized(3, 3, digits)),
                         ("latency_buckets", all_between(0, 1102)),
                         ("latency_counts", all_between(0, LONG)),
+                        ("quality", each(within((("n", natural), ("hits", natural))))),
                     )
                 )
             ),
@@ -401,18 +511,39 @@ def _between_fields(kind: str, f: Fields) -> str | None:
     """Rules over more than one field; looked at when each field by itself is good."""
     if kind == "ScoringPolicyUpdated":
         weights = ("weight_quality", "weight_cost", "weight_latency", "weight_reliability")
-        good = sum(f[w] for w in weights) == 10_000
+        parts = ("part_availability", "part_policy_compliance", "part_refusal_accuracy")
+        good = all(sum(f[share] for share in shares) == 10_000 for shares in (weights, parts))
+        good = good and len(set(f["quality_metrics"])) == len(f["quality_metrics"])
     elif kind == "RateCardUpdated":
         good = f["valid_to_ms"] is None or f["valid_to_ms"] > f["valid_from_ms"]
     elif kind == "BudgetUpdated":
         good = all(a < b for a, b in zip(f["thresholds"], f["thresholds"][1:], strict=False))
     elif kind == "ModelProfileScored":
         good = f["window_end_ms"] > f["window_start_ms"]
+    elif kind == "ModelQualityObserved":
+        good = f["hits"] <= f["n"]
+    elif kind == "SlmBenchmarkResults":
+        return _benchmark(f)
     elif kind == "PaneFact":
         good = all(len(m["latency_buckets"]) == len(m["latency_counts"]) for m in f["models"])
     else:
         good = True
     return None if good else "invalid_field"
+
+
+def _benchmark(f: Fields) -> str | None:
+    """The numbers of a benchmark fit its direction, its scale and each other."""
+    better = {"HIGHER": LOWER_IS_BETTER, "LOWER": HIGHER_IS_BETTER}[f["direction"]]
+    if f["name"] in better:
+        return "invalid_field"
+    top = {"UNIT": 1.0, "PERCENT": 100.0, "RAW": math.inf}[f["scale"]]
+    top *= 10 if f["direction"] == "LOWER" else 1
+    ends = f["ci_low"], f["ci_high"]
+    if any(number is not None and not 0 <= number <= top for number in (f["value"], *ends)):
+        return "out_of_range"
+    if None in ends:
+        return None if ends == (None, None) else "invalid_field"
+    return None if ends[0] <= ends[1] else "invalid_field"
 
 
 class Decoder:
@@ -423,7 +554,7 @@ class Decoder:
 
     def __init__(self, texts: Callable[[int], str | None]) -> None:
         self._texts = texts
-        self._ours = {schema["name"]: schema for schema in _our_schemas()}
+        self._ours = _our_schemas()
         self._writers: dict[int, tuple[str, Any, Any] | None] = {}
 
     def _writer(self, schema_id: int) -> tuple[str, Any, Any] | None:
@@ -475,7 +606,7 @@ class Decoder:
         reason = first_reason(CHECKS[kind], fields) or _between_fields(kind, fields)
         if reason is not None:
             return reason
-        if kind == "LlmInvocation" and key != f"{fields['tenant']}/{fields['event_id']}".encode():
+        if kind in FOLDED and key != f"{fields['tenant']}/{fields['event_id']}".encode():
             return "invalid_field"
         if kind == "ClockTick" and not (
             fields["base_append_ms"] <= record.append_ms
@@ -591,10 +722,14 @@ def _parse(schema: str) -> Any:
     return made
 
 
-def _our_schemas() -> list[Any]:
-    folder = files("schemas") / "avsc"
-    return [
-        _parse(path.read_text(encoding="utf-8"))
-        for path in sorted(folder.iterdir(), key=lambda p: p.name)
-        if path.name.endswith(".avsc")
-    ]
+def _our_schemas() -> dict[str, Any]:
+    """Full name -> schema of the newest version."""
+    found: dict[str, tuple[int, Any]] = {}
+    for path in (files("schemas") / "avsc").iterdir():
+        file = re.fullmatch(r"\w+\.v(\d+)\.avsc", path.name)
+        if file is None:
+            continue
+        schema = _parse(path.read_text(encoding="utf-8"))
+        mine = (int(file[1]), schema)
+        found[schema["name"]] = max(mine, found.get(schema["name"], mine), key=lambda one: one[0])
+    return {name: schema for name, (_, schema) in found.items()}

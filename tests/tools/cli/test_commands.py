@@ -119,6 +119,9 @@ def test_a_bad_line_stops_the_whole_file_unless_it_is_skipped(
     )
 
 
+OBSERVE = ("quality", "add", "p", "m", "--role", "code", "--tenant", "acme")
+
+
 def test_mistakes_are_one_line_and_exit_status_2(
     roster: Roster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,6 +133,30 @@ def test_mistakes_are_one_line_and_exit_status_2(
         (("cards", "set", "p", "m", "INPUT_TOKEN", "1", "--valid-from", "soon"), "ISO 8601"),
         (("policies", "set", "code", "TEST", "weight_cost=1"), "weights must sum to 10,000"),
         (("policies", "set", "code", "TEST", "wait_cost=1"), "did you mean weight_cost"),
+        (("policies", "set", "code", "TEST", "benchmarks={"), "allowed: a JSON array such as"),
+        (("policies", "set", "code", "TEST", "window_panes=289"), "289; allowed: 1 to 288, or set"),
+        (("policies", "set", "code", "TEST", "part_availability=1"), "parts must sum to 10,000"),
+        ((*OBSERVE, "--good", "--n", "2"), "--good or --bad of one answer, or both --hits and --n"),
+        ((*OBSERVE, "--hits", "2"), "or both --hits and --n"),
+        (OBSERVE, "--good or --bad"),
+        (("verify", "--from", "2025-01-31"), "give --rankings or --all"),
+        (("verify", "--all", "--from", "2025-01-31", "--to", "2025-01-31"), "after --from"),
+        (("verify", "--rankings", "--duckdb", "x"), "--rankings reads no DuckDB"),
+        ((*OBSERVE, "--hits", "3", "--n", "2"), "hits must be at most n, 2"),
+        (("benchmarks", "add", "p", "m", "mine", "0.5"), "--direction is missing: mine has none"),
+        (("benchmarks", "add", "p", "m", "wer", "nan"), "value=nan"),
+        (("benchmarks", "add", "p", "m", "wer", "0.5", "--ci-low", "0.4"), "given together"),
+        (
+            ("benchmarks", "add", "p", "m", "wer", "1", "--direction", "UP"),
+            "be 'HIGHER' or 'LOWER'",
+        ),
+        (
+            ("benchmarks", "add", "p", "m", "wer", ".5", "--ci-low", ".6", "--ci-high", ".7"),
+            "--ci-low 0.6 and --ci-high 0.7; allowed: an interval around 0.5",
+        ),
+        (("rankings", "route", "--persona", " ", "--role", "code"), "--persona is ' '; allowed"),
+        (("benchmarks", "add", "p", "m", "bleu", "41.5"), "value must be 0 to 1 in scale UNIT"),
+        (("benchmarks", "add", "p", "m", "bleu", "1", "--seed", str(2**63)), "seed=922337203685"),
         (("models", "set", "p", "m", "--context-tokens", "0"), "context_tokens='0'"),
         (("models", "set", "p", "m", "--parameters-millions", "7b"), "valid integer"),
         (("models", "set", "p/../q", "m"), "provider='p/../q'"),
@@ -249,6 +276,97 @@ def test_a_policy_keeps_what_is_not_changed(roster: Roster) -> None:
         3000,
     )
     assert (row["reference_latency_us"], row["evidence_modes"]) == (6, ["TEST", "LOCAL"])
+
+
+def test_a_policy_takes_lists_benchmarks_and_service_levels(roster: Roster) -> None:
+    role = f"role-{uuid4().hex}"
+    benchmarks = [{"name": "wer", "weight": 2, "floor_e9": 500_000_000, "target_e9": 0}]
+    whole = [
+        *("weight_quality=4000", "weight_cost=2000", "weight_latency=2000"),
+        *("weight_reliability=2000", "cost_unit=PER_REQUEST", "reference_cost_picousd=5"),
+        *("reference_latency_us=6", "evidence_modes=TEST", "quality_metrics=quality,helpful"),
+        *(f"benchmarks={json.dumps(benchmarks)}", "sla_success=9900", "severity=PAGE"),
+        *("part_availability=10000", "part_policy_compliance=0", "part_refusal_accuracy=0"),
+    ]
+    code, _, error = roster("policies", "set", role, "qa", *whole)
+    assert code == 0, error
+    changes = ("sla_success=null", "evidence_modes=", "window_panes=12", "hysteresis_closes=5")
+    code, _, error = roster("policies", "set", role, "qa", *changes)
+    assert code == 0, error
+    (row,) = json.loads(roster("policies", "list", "--role", role, "--json")[1])
+    assert (row["sla_success"], row["evidence_modes"], row["window_panes"]) == (None, [], 12)
+    assert (row["hysteresis_closes"], row["severity"]) == (5, "PAGE")
+    assert row["quality_metrics"] == ["quality", "helpful"]
+    assert row["benchmarks"] == [{**benchmarks[0], "dataset_hash": None, "signature": None}]
+
+
+def test_an_observation_says_what_was_seen(roster: Roster) -> None:
+    for words, expected in (
+        (("--good",), (1, 1)),
+        (("--bad", "--metric", "refusal_accuracy"), (1, 0)),
+        (("--hits", "3", "--n", "5", "--invocation", "i-1", "--judge", "ann"), (5, 3)),
+    ):
+        code, out, error = roster(*OBSERVE, *words, "--json")
+        assert code == 0, error
+        said = json.loads(out)
+        assert (said["n"], said["hits"]) == expected
+        assert (said["tenant"], said["role"], said["source"]) == ("acme", "code", "roster-cli")
+    assert (said["invocation_id"], said["judge"], said["metric"]) == ("i-1", "ann", "quality")
+
+
+def test_results_of_benchmarks_are_listed_by_their_times(roster: Roster) -> None:
+    model = f"m{uuid4().hex}"
+    mine = ("benchmarks", "add", "p", model)
+    interval = ("--ci-low", "0.1", "--ci-high", "0.2", "--n", "50", "--role", "chat")
+    assert roster(*mine, "wer", "0.125", *interval)[0] == 0  # of now
+    percent = ("--scale", "PERCENT", "--at", "2024-05-01T00:00:00Z")
+    assert roster(*mine, "bleu", "41.5", *percent)[0] == 0
+    other = ("--direction", "HIGHER", "--at", "2024-06-01")
+    assert roster(*mine, "pass_at_1", "0.5", *other)[0] == 0
+    rows = json.loads(roster("benchmarks", "list", "--model", model, "--json")[1])
+    assert [(r["name"], r["direction"], r["scale"]) for r in rows] == [
+        ("bleu", "HIGHER", "PERCENT"),
+        ("pass_at_1", "HIGHER", "UNIT"),
+        ("wer", "LOWER", "UNIT"),
+    ]
+    assert (rows[0]["occurred_at_ms"], rows[0]["value"]) == (1_714_521_600_000, 41.5)
+    assert (rows[2]["role"], rows[2]["interval"], rows[2]["n"]) == ("dialogue", "0.1 to 0.2", 50)
+    asked = ("benchmarks", "list", "--model", model, "--role", "code", "--json")
+    assert [r["name"] for r in json.loads(roster(*asked)[1])] == ["bleu", "pass_at_1"]
+
+
+def test_of_recommendations_the_newest_of_each_role_and_mode_is_listed(
+    roster: Roster, kafka: str
+) -> None:
+    from schemas import ModelProfileRecommended
+    from streams.codec import encode
+    from streams.registry import Catalogue, Registry
+    from streams.topics import MODEL_PROFILE_RECOMMENDED
+    from tests.support.events import good
+
+    role = f"role-{uuid4().hex}"
+    with Registry(settings.load().need_registry()) as client:
+        catalogue = Catalogue(client, [MODEL_PROFILE_RECOMMENDED])
+    outbound = clients.Outbound(clients.producer(kafka))
+    for as_of, model in ((600_000, "b"), (900_000, "c"), (300_000, "a"), (900_000, "c")):
+        one = good(
+            ModelProfileRecommended,
+            event_id=f"{role}-{model}",
+            role=role,
+            model=model,
+            ranking_as_of_ms=as_of,
+        )
+        value = encode(catalogue, MODEL_PROFILE_RECOMMENDED, one)
+        outbound.send(MODEL_PROFILE_RECOMMENDED.name, f"{role}/TEST".encode(), value)
+    outbound.flush()
+    asked = ("recommendations", "list", "--role", role, "--mode", "qa")
+    (row,) = json.loads(roster(*asked, "--json")[1])
+    assert (row["recommended"], row["current_model"]) == ("p/c", "p/a")
+    rows = json.loads(roster(*asked, "--all", "--json")[1])
+    assert [r["model"] for r in rows] == ["a", "b", "c"]
+    assert "p/c" in roster(*asked)[1]
+    code, out, _ = roster("recommendations", "list", "--role", f"no-{role}")
+    assert (code, out.startswith("nothing is recommended")) == (0, True)
 
 
 def test_a_budget_and_a_mode_are_what_was_set_last(roster: Roster) -> None:

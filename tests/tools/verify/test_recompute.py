@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from processors.pane_fold import PartitionFold
 from processors.tables import profiles
 from schemas import ModelProfileUpdated, Position, Recorded
+from tools.verify import recompute
 from tools.verify.log import Record
 from tools.verify.recompute import (
     PANE_MS,
@@ -15,12 +17,15 @@ from tools.verify.recompute import (
     Ledger,
     Meter,
     Profile,
+    Rules,
     Seen,
+    Totals,
     bucket,
     canonical_mode,
     canonical_role,
     card_cost,
     fact_models,
+    first_of_id,
     period_start,
     profile_step,
     seen,
@@ -52,8 +57,8 @@ def invocation(at_ms: int, event_id: str = "e", **changed: Any) -> Fields:
 
 
 def known(record: Record, decoded: Decoded) -> Seen | None:
-    """What an invocation is known by; None for a tick or a dead letter."""
-    is_one = not isinstance(decoded, str) and decoded[0] == "LlmInvocation"
+    """What an event is known by; None for a tick or a dead letter."""
+    is_one = not isinstance(decoded, str) and decoded[0] != "ClockTick"
     return seen(record, decoded[1]) if is_one else None  # type: ignore[arg-type]  # not a text
 
 
@@ -181,7 +186,115 @@ def test_a_fact_holds_exact_sums_and_products() -> None:
         "reported_products": ["49", "70", "100"],
         "latency_buckets": [0, 231, 1102],
         "latency_counts": [1, 1, 1],
+        "quality": [],
     }
+
+
+def observation(at_ms: int, event_id: str = "e", **changed: Any) -> Fields:
+    return {
+        "event_id": event_id,
+        "occurred_at_ms": at_ms,
+        "source": "s",
+        "tenant": "t",
+        "mode": "prod",
+        "role": "chat",
+        "provider": "p",
+        "model": "m",
+        "metric": "quality",
+        "n": 1,
+        "hits": 1,
+        **changed,
+    }
+
+
+def observed(*steps: tuple[Fields, bytes]) -> tuple[Meter, list[str]]:
+    meter = Meter()
+    return meter, [
+        metered(meter, at(i, value), ("ModelQualityObserved", f))
+        for i, (f, value) in enumerate(steps)
+    ]
+
+
+def test_observations_are_summed_per_metric_and_judged_as_invocations_are() -> None:
+    meter, verdicts = observed(
+        (observation(0, "a", n=5, hits=3), b"1"),
+        (observation(1, "b", hits=0), b"2"),
+        (observation(2, "c", metric="é", n=2, hits=2), b"3"),
+        (observation(2, "d", metric="policy_compliance"), b"4"),
+        (observation(0, "a", n=5, hits=3), b"1"),
+        (observation(0, "a", n=5, hits=4), b"5"),
+        (observation(960_001, "e"), b"6"),
+        (observation(299_999, "f"), b"7"),
+    )
+    assert verdicts == ["applied"] * 4 + ["duplicate", "conflict", "applied", "late"]
+    (fact,) = fact_models(meter.panes["dialogue", "PRODUCTION", 0])
+    assert fact["quality"] == [
+        {"metric": "policy_compliance", "n": 1, "hits": 1},
+        {"metric": "quality", "n": 6, "hits": 3},
+        {"metric": "é", "n": 2, "hits": 2},
+    ]
+    assert fact["outcomes"] == [0] * 9
+    assert (fact["unit_sums"], fact["latency_buckets"]) == (["0"] * 3, [])
+
+
+def test_models_beyond_the_bound_are_counted_as_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each role, mode and pane by itself, and those that came first keep their names."""
+    monkeypatch.setattr(recompute, "MODELS_PER_PANE", 2)
+    models = ["b", "a", "c", "b", "d", "a"]
+    steps = [(invocation(i, f"e{i}", model=m), b"%d" % i) for i, m in enumerate(models)]
+    elsewhere = (invocation(9, "x", model="c", mode="qa"), b"x")
+    meter, _ = folded(*steps, elsewhere)
+    found = fact_models(meter.panes["dialogue", "PRODUCTION", 0])
+    assert [(f["provider"], f["model"], sum(f["outcomes"])) for f in found] == [
+        ("p", "a", 2),
+        ("p", "b", 2),
+        ("~", "~", 2),
+    ]
+    assert list(meter.panes["dialogue", "TEST", 0]) == [("p", "c")]
+
+
+def test_metrics_beyond_the_bound_are_counted_as_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each model by itself, and those that came first keep their names."""
+    monkeypatch.setattr(recompute, "METRICS_PER_MODEL", 2)
+    told = ["mz", "na", "my", "mx", "mw", "mz", "mx"]
+    meter, _ = observed(
+        *((observation(i, f"e{i}", model=one[0], metric=one[1]), b"%d" % i)
+          for i, one in enumerate(told))
+    )  # fmt: skip
+    found = fact_models(meter.panes["dialogue", "PRODUCTION", 0])
+    assert [[(q["metric"], q["n"]) for q in f["quality"]] for f in found] == [
+        [("y", 1), ("z", 2), ("~", 3)],
+        [("a", 1)],
+    ]
+
+
+def test_the_meter_and_verify_bound_facts_alike() -> None:
+    assert PartitionFold.most_models == recompute.MODELS_PER_PANE
+    assert PartitionFold.most_metrics == recompute.METRICS_PER_MODEL
+
+
+def test_another_generation_may_cut_time_otherwise() -> None:
+    meter = Meter(Rules(generation=3, pane_ms=60_000, bound_ms=0, grace_ms=1_000))
+    events = [(invocation(0, "a"), "applied"), (invocation(61_000, "b"), "applied"),
+              (invocation(59_999, "c"), "applied"), (invocation(61_001, "d"), "applied"),
+              (invocation(59_999, "e"), "late")]  # fmt: skip
+    for i, (f, verdict) in enumerate(events):
+        assert metered(meter, at(i, b"%d" % i), ("LlmInvocation", f)) == verdict, f["event_id"]
+    assert meter.watermark_ms == 61_000
+
+
+def test_what_was_added_can_be_taken_away_without_a_trace() -> None:
+    """A pane that leaves the window (M5)."""
+    first, second, both = Totals(), Totals(), Totals()
+    first.count(invocation(0, latency_us=7, reported_cost_picousd=9))
+    second.count(invocation(0, outcome="TIMEOUT"))
+    second.count(invocation(0, latency_us=7))
+    first.observe(observation(0, n=3, hits=2))
+    second.observe(observation(0, metric="other"))
+    both.add(first)
+    both.add(second)
+    both.subtract(first)
+    assert both == second
 
 
 def test_models_of_a_fact_stand_in_the_order_of_their_bytes() -> None:
@@ -258,6 +371,17 @@ def test_the_card_in_force_is_the_highest_version_known_before_the_invocation() 
     assert price(0, 0) is None
     assert prices.price("p", "m", "INPUT_TOKEN", 0, before_offset=1) == 1
     assert prices.price("p", "other", "INPUT_TOKEN", 0) is None
+
+
+def test_the_first_record_of_an_id_counts_and_repeats_do_not() -> None:
+    """Same body or other; a version of a policy, say, is a number among the first ones."""
+    taken: list[int] = []
+    take = first_of_id(lambda record, _: taken.append(record.offset))
+    head = {"tenant": None, "source": "s", "event_id": "e"}
+    for offset, other in enumerate(({}, {}, {"source": "t"}, {"tenant": "x"}, {"event_id": "f"})):
+        take(Record("rate.card.updated", 0, offset, 0, b"k", b""), {**head, **other})
+    take(Record("rate.card.updated", 1, 9, 0, b"k", b""), head)  # each partition by itself
+    assert taken == [0, 2, 3, 4, 9]
 
 
 def test_a_unit_without_a_card_leaves_the_cost_open_unless_it_is_not_used() -> None:

@@ -7,7 +7,7 @@ import random
 import struct
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -27,15 +27,15 @@ from schemas import (
     avro,
 )
 from streams import kafka as clients
-from streams.codec import Undecodable, decode_value, frame
+from streams.codec import FOLDED, Undecodable, decode_value, frame
 from streams.registry import Catalogue, Registry
 from streams.topics import BY_NAME, TOPICS
-from tests.support import events
+from tests.support import bad, events
 from tools.verify.log import Log, Record, SchemaTexts
 from tools.verify.records import CARRIES, CHECKS, Decoder, Fields
 
 UNHEADED = (PaneFact, MeterMark)
-TOPIC_OF = {event: topic for topic in TOPICS for event in topic.events}
+CARRIED = [(topic, event) for topic in TOPICS for event in topic.events]
 
 BAD_TEXTS: tuple[Any, ...] = (
     "",
@@ -62,18 +62,21 @@ def good(event: type[Event], now_ms: int) -> Fields:
     return events.raw(event, **({"occurred_at_ms": now_ms} if event not in UNHEADED else {}))
 
 
-def changes(schema: Any, value: Any) -> Iterator[Any]:
-    """The value with one part of it replaced by what its Avro type can carry, good or bad."""
+def changes(schema: Any, value: Any, known: Mapping[str, Any] | None = None) -> Iterator[Any]:
+    """The value with one part of it replaced by what its Avro type can carry, good or bad.
+    known: types that are referred to by name."""
     if isinstance(schema, list):
         yield None
         schema = next(kind for kind in schema if kind != "null")
+    schema = (known or {}).get(schema, schema) if isinstance(schema, str) else schema
     kind = schema["type"] if isinstance(schema, dict) else schema
     if kind == "record":
         for field in schema["fields"]:
-            for one in changes(field["type"], value[field["name"]]):
+            for one in changes(field["type"], value[field["name"]], named(schema)):
                 yield {**value, field["name"]: one}
     elif kind == "array":
         yield []
+        yield [*value, *value[:1] * 32]
         for one in changes(schema["items"], value[0] if value else None):
             yield [one, *value[1:]]
             yield [*value, one]
@@ -83,6 +86,16 @@ def changes(schema: Any, value: Any) -> Iterator[Any]:
         yield from {"string": BAD_TEXTS, "double": BAD_DOUBLES, "boolean": (True, False)}.get(
             kind, BAD_LONGS if kind in ("int", "long") else ()
         )
+
+
+def named(record: Any) -> dict[str, Any]:
+    """Types of a record's own fields, by name."""
+    kinds = [
+        kind
+        for field in record["fields"]
+        for kind in (field["type"] if isinstance(field["type"], list) else [field["type"]])
+    ]
+    return {kind["name"]: kind for kind in kinds if isinstance(kind, dict) and "name" in kind}
 
 
 @cache
@@ -100,7 +113,7 @@ def datum(event: type[Event], fields: Fields) -> bytes:
 
 
 def key_of(event: type[Event], fields: Fields) -> bytes:
-    if event is LlmInvocation:
+    if event in FOLDED:
         return f"{fields['tenant']}/{fields['event_id']}".encode("utf-8", "replace")
     return b"k"
 
@@ -109,7 +122,7 @@ def cases(
     now_ms: int, frame_ids: dict[type[Event], int]
 ) -> Iterator[tuple[str, bytes | None, Any]]:
     """(topic, key, value): good records, and every row of the section that bytes can carry."""
-    for event, topic in TOPIC_OF.items():
+    for topic, event in CARRIED:
         name, base, number = topic.name, good(event, now_ms), frame_ids[event]
         right = frame(number, datum(event, base))
         key = key_of(event, base)
@@ -137,8 +150,11 @@ def cases(
         for at in range(5, len(right) if event is not DeadLetter else 5):
             for run in (b"\xff" * 9 + b"\x01", b"\xff" * 9 + b"\x02", b"\x80" * 10 + b"\x00"):
                 yield name, key, right[:at] + run + right[at + 1 :]  # 64 bits, 65 bits, 11 bytes
+        for _, across, _ in bad.ACROSS.get(event, ()):
+            changed = {**base, **across}
+            yield name, key_of(event, changed), frame(number, datum(event, changed))
         for apart in (-35 * 86_400_000, 5 * 60_000) if event not in UNHEADED else ():
-            for more in (-1000, 0, 1000):
+            for more in (-60_000, 0, 60_000):  # they are sent some seconds from now
                 changed = {**base, "occurred_at_ms": now_ms + apart + more}
                 yield name, key_of(event, changed), frame(number, datum(event, changed))
 
@@ -147,17 +163,17 @@ def random_cases(
     chance: random.Random, now_ms: int, frame_ids: dict[type[Event], int], n: int
 ) -> Any:
     """Several wrong fields at once, and flipped bits: the first fault in field order counts."""
-    events = list(TOPIC_OF)
     for _ in range(n):
-        event = chance.choice(events)
+        topic, event = chance.choice(CARRIED)
         fields = good(event, now_ms)
         for field in chance.sample(avro.parsed(event)["fields"], 3):
             name = field["name"]
-            fields[name] = chance.choice([fields[name], *changes(field["type"], fields[name])])
+            changed = changes(field["type"], fields[name], named(avro.parsed(event)))
+            fields[name] = chance.choice([fields[name], *changed])
         value = bytearray(frame(frame_ids[event], datum(event, fields)))
         if chance.random() < 0.3:
             value[chance.randrange(5, len(value))] ^= 1 << chance.randrange(8)
-        yield TOPIC_OF[event].name, key_of(event, fields), bytes(value)
+        yield topic.name, key_of(event, fields), bytes(value)
 
 
 def theirs(catalogue: Catalogue, record: Record) -> Any:
@@ -218,7 +234,7 @@ def test_verify_and_codec_judge_every_record_alike(kafka: str, registry: str) ->
     topic's name is put back, so both sides take them for what they are."""
     with Registry(registry) as client:
         catalogue = Catalogue(client)
-        ids = {event: catalogue.id_of(topic, event) for event, topic in TOPIC_OF.items()}
+        ids = {event: catalogue.id_of(topic, event) for topic, event in CARRIED}
         texts = SchemaTexts(registry)
         decode = Decoder(texts)
         fresh = f"verify-records-{uuid.uuid4().hex[:8]}"
@@ -248,7 +264,7 @@ def test_verify_and_codec_judge_every_record_alike(kafka: str, registry: str) ->
         for (topic, key, value), record in zip(sent, records, strict=False):
             assert (record.key, record.value or None) == (key, value or None)
             seen.add(compare(catalogue, decode, record._replace(topic=topic)))
-        assert seen >= EXPECTED | {event.__name__ for event in TOPIC_OF}
+        assert seen >= EXPECTED | {event.__name__ for _, event in CARRIED}
         copied = records[-1]._replace(topic=sent[0][0])
         assert copied.append_ms == 1000  # a copied record counts by its original append time
         assert compare(catalogue, decode, copied) == "ts_future"

@@ -32,24 +32,40 @@ from schemas import (
     LlmInvocation,
     MeterMark,
     ModelProfileActive,
+    ModelProfileRecommended,
     ModelProfileRejected,
     ModelProfileScored,
     ModelProfileUpdated,
+    ModelQualityObserved,
     ModelRegistered,
     PaneFact,
     Position,
     RateCardUpdated,
     ScoringPolicyUpdated,
+    SlmBenchmarkResults,
 )
 from streams import kafka as clients
 from streams import settings, topics
-from streams.codec import decode_value, encode, invocation_key
+from streams.codec import FOLDED, decode_value, encode, tenant_key
 from streams.registry import Catalogue, Registry, register_all
 from streams.settings import Settings
 from tests.support import events
 from tools import stack
 from tools.supervisor import Supervisor
-from tools.verify import database, facts, letters, profiles, rankings, verify
+from tools.verify import (
+    Stretch,
+    Work,
+    database,
+    facts,
+    letters,
+    panes,
+    profiles,
+    rankings,
+    recommended,
+    rules,
+    verify,
+    verify_rankings,
+)
 from tools.verify.compare import Report
 from tools.verify.log import Log, SchemaTexts
 from tools.verify.records import Decoder
@@ -70,18 +86,26 @@ class World:
 
     def publish(self, topic: topics.Topic, event: Event, key: str | bytes | None = None) -> None:
         if key is None:
-            key = invocation_key(event) if isinstance(event, LlmInvocation) else b"k"
+            key = tenant_key(event) if isinstance(event, FOLDED) else b"k"
         raw = key.encode() if isinstance(key, str) else key
         self.out.send(topic.name, raw, encode(self.catalogue, topic, event))
 
-    def report(self, file: Path | None = None, *, every: bool = False) -> Report:
-        report = Report()
+    def report(
+        self,
+        file: Path | None = None,
+        stretch: Stretch = Stretch(),  # noqa: B008  # frozen
+        *,
+        rankings_only: bool = False,
+    ) -> Report:
         log = Log(self.settings.need_kafka())
         texts = SchemaTexts(self.settings.need_registry())
+        report = Report()
+        work = Work(log, Decoder(texts), report, rules(self.settings), lambda *_: lambda _: None)
         try:
-            verify(
-                self.settings, log, Decoder(texts), report, file, every, lambda *_: lambda _: None
-            )
+            if rankings_only:
+                verify_rankings(work, stretch)
+            else:
+                verify(work, self.settings, file, stretch)
         finally:
             log.close()
             texts.close()
@@ -125,6 +149,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             made = World(mine, out, register_all(client))
             publish_statements(made)
             publish_invocations(made)
+            publish_observations(made)
             taken(made, data)
             yield made
 
@@ -132,13 +157,36 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 def publish_statements(world: World) -> None:
     at = {"occurred_at_ms": 1}
     for mode in ("TEST", "PRODUCTION"):
-        policy = events.good(ScoringPolicyUpdated, **at, event_id=f"policy-{mode}",
-                             deployment_mode=mode, evidence_modes=[])  # fmt: skip
+        policy = events.good(
+            ScoringPolicyUpdated,
+            **at,
+            event_id=f"policy-{mode}",
+            deployment_mode=mode,
+            evidence_modes=[],
+            window_panes={"TEST": 288, "PRODUCTION": 3}[mode],
+            min_quality=0,
+            min_reliability=0,
+            benchmarks=[{"name": "rouge", "weight": 2, "floor_e9": 0, "target_e9": 10**9}],
+        )
         world.publish(topics.SCORING_POLICY_UPDATED, policy, f"code/{mode}")
     for unit in ("INPUT_TOKEN", "OUTPUT_TOKEN"):
         card = events.good(RateCardUpdated, **at, event_id=f"card-{unit}", unit=unit,
                            price_picousd_per_million=3_333_333)  # fmt: skip
         world.publish(topics.RATE_CARD_UPDATED, card, "p/m")
+    for i, value in enumerate((41.5, 43.25)):
+        result = events.good(
+            SlmBenchmarkResults,
+            **at,
+            event_id=f"result-{i}",
+            name="rouge",
+            value=value,
+            scale="PERCENT",
+            direction="HIGHER",
+            role=None,
+            ci_low=value - 1,
+            ci_high=value + 1,
+        )
+        world.publish(topics.SLM_BENCHMARK_RESULTS, result, f"{result.provider}/{result.model}")
     again = card.model_copy(update={"price_picousd_per_million": 1})
     world.publish(topics.RATE_CARD_UPDATED, again, "p/m")  # a conflict: filed, and a dead letter
     model = events.good(ModelRegistered, **at)
@@ -195,7 +243,7 @@ def publish_invocations(world: World) -> None:
     world.publish(topic, late)  # the same id, and its pane is closed: late, and a duplicate
     for i in range(40):
         world.publish(topic, good[1].model_copy(update={"event_id": f"late{i}"}))
-    key, value = invocation_key(last), encode(world.catalogue, topic, last)
+    key, value = tenant_key(last), encode(world.catalogue, topic, last)
     for bad in (b"", b"\x00", b"\x01" + value[1:], value[:-1], value + b"\x00", b"\x00" * 300_000):
         world.out.send(topic.name, key, bad)
     world.out.send(topic.name, None, value)
@@ -204,8 +252,40 @@ def publish_invocations(world: World) -> None:
     world.out.flush()
 
 
+def publish_observations(world: World) -> None:
+    """Bits for two models over the same hours; a repeat, a conflict, a late one and bad ones."""
+    topic = topics.MODEL_QUALITY_OBSERVED
+    now = time.time_ns() // 1_000_000
+    good = [
+        events.good(
+            ModelQualityObserved,
+            event_id=f"q{i}",
+            occurred_at_ms=now - 3 * HOUR + i * 60_000,
+            mode=("TEST", "production", None)[i % 3],
+            role=("code", "chat")[i % 5 == 0],
+            provider="p",
+            model=("m", "dear")[i % 2],
+            metric=("quality", "policy_compliance", "refusal_accuracy", "other")[i % 4],
+            n=3,
+            hits=(3, 2)[i % 3 == 0],
+        )
+        for i in range(180)
+    ]
+    for event in good:
+        world.publish(topic, event)
+    last = good[-1]
+    world.publish(topic, last)
+    world.publish(topic, last.model_copy(update={"hits": 0}))
+    for i in range(20):
+        world.publish(topic, good[0].model_copy(update={"event_id": f"late{i}"}))
+    world.out.send(topic.name, tenant_key(last), b"\x00")
+    world.out.send(topic.name, b"other", encode(world.catalogue, topic, last))
+    world.out.flush()
+
+
 def taken(world: World, data: Path) -> None:
-    """Runs the processes until verify finds nothing behind, then ends them."""
+    """Runs the processes until verify finds nothing behind, then ends them: the meter first, which
+    might else close a pane after the others have gone."""
     environ = {
         **{k: v for k, v in os.environ.items() if not k.startswith("ROSTER_")},
         "ROSTER_DATA": str(data),
@@ -218,8 +298,9 @@ def taken(world: World, data: Path) -> None:
             subprocess.Popen(
                 [sys.executable, "-m", "tools", verb], env=environ, stdout=log, stderr=log
             )
-            for verb in ("agents", "meter", "projector")
+            for verb in ("meter", "agents", "projector")
         ]
+    meter = running[0]
     try:
         until = time.monotonic() + TAKEN_WITHIN_S
         while time.monotonic() < until:
@@ -227,7 +308,10 @@ def taken(world: World, data: Path) -> None:
             report = world.report()  # while they work: it must hold at every moment
             assert report.total == 0, report.differences
             if settled(report):
-                return
+                if meter.poll() is not None:
+                    return
+                meter.send_signal(signal.SIGTERM)
+                meter.wait(20)
         said = (data / "processes.log").read_text(errors="replace")[-3000:]
         pytest.fail(f"not taken within {TAKEN_WITHIN_S:.0f} s: {report.remarks} {said}")
     finally:
@@ -246,6 +330,7 @@ ALL = (
     rankings.LAST,
     rankings.MARKS,
     rankings.GAPS,
+    recommended.EVENTS,
     profiles.ROWS,
     profiles.PUBLISHED,
     profiles.REFUSED,
@@ -255,7 +340,12 @@ ALL = (
     database.PANES,
     database.HOURS,
     database.HISTORY,
+    database.ENTRIES,
     database.THRESHOLDS,
+    panes.TOTALS,
+    panes.LATENCIES,
+    panes.QUALITY,
+    panes.NEWEST,
     letters.DEAD,
     letters.LATE,
 )
@@ -269,12 +359,30 @@ def settled(report: Report) -> bool:
 
 
 def test_it_holds_and_every_subject_was_compared(world: World) -> None:
-    report = world.report(every=True)
+    report = world.report(stretch=Stretch(every=True))
     assert report.differences == []
     assert settled(world.report())
-    assert report.compared[rankings.ALL] > 1_000
+    assert report.compared[rankings.EVERY] > 10_000
     assert report.compared[database.ROWS] == 640  # each id once
-    assert report.compared[letters.LATE] >= 41
+    assert report.compared[letters.LATE] >= 61
+
+
+def test_rankings_alone_are_recomputed_stretch_by_stretch(world: World) -> None:
+    """Two stretches that meet hold every final once; nothing else is compared."""
+    whole = world.report(stretch=Stretch(every=True), rankings_only=True)
+    assert (whole.total, set(whole.compared)) == (
+        0,
+        {rankings.EVERY, rankings.MARKS, rankings.GAPS},
+    )
+    middle = time.time_ns() // 1_000_000 - 2 * HOUR
+    halves = [
+        world.report(stretch=stretch, rankings_only=True)
+        for stretch in (Stretch(True, None, middle), Stretch(True, middle, None))
+    ]
+    assert [half.total for half in halves] == [0, 0]
+    assert all(half.finals > 10 for half in halves)
+    assert sum(half.finals for half in halves) == whole.finals
+    assert sum(half.compared[rankings.GAPS] for half in halves) == whole.compared[rankings.GAPS]
 
 
 @pytest.mark.parametrize(
@@ -296,6 +404,25 @@ def test_it_holds_and_every_subject_was_compared(world: World) -> None:
         ("DELETE FROM model_registrations WHERE src_offset = 0", database.HISTORY),
         ("UPDATE model_registrations SET verdict = 'applied'", database.HISTORY),
         ("UPDATE rankings SET body_hash = uuid() WHERE rowid = 0", database.HISTORY),
+        ("UPDATE metrics_panes SET success = success + 1 WHERE rowid = 0", panes.TOTALS),
+        ("UPDATE metrics_panes SET reported_cost_cost = reported_cost_cost + 1::BIGNUM"
+         " WHERE rowid = 0", panes.TOTALS),
+        ("UPDATE metrics_panes SET model = 'else' WHERE rowid = 0", panes.TOTALS),
+        ("UPDATE metrics_panes SET latency_counts = [2] WHERE latency_counts = [1]",
+         panes.LATENCIES),
+        ("UPDATE metrics_panes SET latency_buckets = [], latency_counts = []", panes.LATENCIES),
+        ("DELETE FROM quality_panes WHERE metric = 'other'", panes.QUALITY),
+        ("UPDATE quality_panes SET hits = hits - 1 WHERE rowid = 0", panes.QUALITY),
+        ("UPDATE quality_panes SET tenant = 'else' WHERE rowid = 0", panes.QUALITY),
+        ("UPDATE projection_offsets SET newest_ms = newest_ms - 1"
+         " WHERE topic = 'model.quality.observed'", panes.NEWEST),
+        ("UPDATE ranking_entries SET score = nextafter(score, 9) WHERE score IS NOT NULL",
+         database.ENTRIES),
+        ("UPDATE ranking_entries SET parts = '[]' WHERE parts <> '[]'", database.ENTRIES),
+        ("UPDATE ranking_entries SET position = position + 1", database.ENTRIES),
+        ("DELETE FROM ranking_entries WHERE position > 0", database.ENTRIES),
+        ("INSERT INTO ranking_entries SELECT * FROM ranking_entries WHERE position = 0",
+         database.ENTRIES),
     ],
 )  # fmt: skip
 def test_it_notices_a_change_in_the_file(
@@ -384,6 +511,13 @@ def forge_ranking(world: World) -> None:
     again(world, topics.MODEL_PROFILE_SCORED, message, changed)
 
 
+def forge_recommendation(world: World) -> None:
+    message, said = world.newest(recommended.TOPIC)
+    assert isinstance(said, ModelProfileRecommended)
+    changed = said.model_copy(update={"samples": said.samples + 1})
+    again(world, topics.MODEL_PROFILE_RECOMMENDED, message, changed)
+
+
 def forge_threshold(world: World) -> None:
     message, crossed = world.newest(database.CROSSED)
     assert isinstance(crossed, BudgetThresholdCrossed)
@@ -413,6 +547,7 @@ def forge_late(world: World) -> None:
         (forge_profile_row, profiles.ROWS),
         (forge_active, profiles.PUBLISHED),
         (forge_refusal, profiles.REFUSED),
+        (forge_recommendation, recommended.EVENTS),
         (forge_ranking, rankings.LAST),
         (forge_threshold, database.THRESHOLDS),
         (forge_dead_letter, letters.DEAD),
