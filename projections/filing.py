@@ -87,7 +87,7 @@ def load(db: duckdb.DuckDBPyConnection, cut: panes.Cut = STANDARD) -> State:
     cards: ledger.Cards = {}
     for provider, model, unit, *card in db.execute(
         "SELECT provider, model, unit, version, src_offset, append_ms, valid_from_ms, valid_to_ms,"
-        " price_picousd_per_million FROM rate_cards WHERE verdict = 'applied'"
+        " price_picousd_per_million FROM counted_rate_cards"
     ).fetchall():
         ledger.add_card(cards, (provider, model), PriceUnit(unit), Card(*card))
     newest = {place: c.newest_ms for place, c in counters.items() if c.newest_ms is not None}

@@ -450,10 +450,15 @@ QUALIFY row_number() OVER (
     PARTITION BY role, deployment_mode ORDER BY as_of_ms DESC, revision DESC, src_offset
 ) = 1;
 
+-- Statements as folds take them: of an id that is said again only the first counts.
+CREATE OR REPLACE VIEW counted_policies AS FROM policies WHERE verdict = 'applied';
+CREATE OR REPLACE VIEW counted_rate_cards AS FROM rate_cards WHERE verdict = 'applied';
+CREATE OR REPLACE VIEW counted_benchmarks AS FROM benchmark_results WHERE verdict = 'applied';
+
 -- The catalogue of models: the newest registration of each that was not taken back since.
 CREATE OR REPLACE VIEW registered_models AS
 FROM (
-    FROM model_registrations
+    FROM model_registrations WHERE verdict = 'applied'
     QUALIFY row_number() OVER (PARTITION BY provider, model ORDER BY src_offset DESC) = 1
 )
 WHERE action = 'SET';

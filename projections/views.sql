@@ -35,7 +35,7 @@ SELECT p.provider, p.model, p.pane_start_ms,
        max_by(price_picousd_per_million, (version, src_offset))
            FILTER (unit = 'OUTPUT_TOKEN') AS output_price
 FROM (SELECT DISTINCT provider, model, pane_start_ms FROM metrics_panes) p
-LEFT JOIN rate_cards c
+LEFT JOIN counted_rate_cards c
     ON c.provider = p.provider AND c.model = p.model AND c.valid_from_ms <= p.pane_start_ms
    AND (c.valid_to_ms IS NULL OR p.pane_start_ms < c.valid_to_ms)
 GROUP BY ALL;
@@ -137,7 +137,7 @@ SELECT row_number() OVER (
            PARTITION BY role, deployment_mode ORDER BY occurred_at_ms, src_partition, src_offset
        ) AS to_ms,
        *
-FROM policies;
+FROM counted_policies;
 
 -- Every final ranking that counts: of each time the newest generation's highest revision.
 CREATE OR REPLACE VIEW finals AS
@@ -155,7 +155,8 @@ SELECT f.role, f.deployment_mode, f.as_of_ms, f.window_end_ms, f.revision, e.pro
        e.invocations, f.leader_provider = e.provider AND f.leader_model = e.model AS leads
 FROM finals f
 JOIN ranking_entries e USING (src_partition, src_offset)
-LEFT JOIN (SELECT DISTINCT event_id, role, deployment_mode, latency_percentile FROM policies) p
+LEFT JOIN (SELECT DISTINCT event_id, role, deployment_mode, latency_percentile
+           FROM counted_policies) p
     ON p.event_id = f.policy_event_id AND p.role = f.role
    AND p.deployment_mode = f.deployment_mode;
 
@@ -171,7 +172,7 @@ WITH told AS (
     FROM finals f
     JOIN ranking_entries e USING (src_partition, src_offset)
     JOIN (
-        SELECT * FROM policies
+        SELECT * FROM counted_policies
         QUALIFY row_number() OVER (
             PARTITION BY event_id, role, deployment_mode ORDER BY src_partition, src_offset
         ) = 1

@@ -89,11 +89,11 @@ def basis(ask: Ask, at_ms: int | None = None) -> Basis | None:
         windowing.last_closed(watermark),
         inputs=tuple(InputPosition.model_validate(row) for row in positions),
     )
-    for row in ask("SELECT * FROM policies ORDER BY src_partition, src_offset", MOST):
+    for row in ask("SELECT * FROM counted_policies ORDER BY src_partition, src_offset", MOST):
         found.keys.add(found.policies.add(row["src_offset"], policy_of(row).event))
-    for row in ask("SELECT * FROM rate_cards ORDER BY src_partition, src_offset", MOST):
+    for row in ask("SELECT * FROM counted_rate_cards ORDER BY src_partition, src_offset", MOST):
         found.cards.add(_recorded(RateCardUpdated, RATE_CARD_UPDATED, row))
-    for row in ask("SELECT * FROM benchmark_results ORDER BY src_partition, src_offset", MOST):
+    for row in ask("SELECT * FROM counted_benchmarks ORDER BY src_partition, src_offset", MOST):
         found.benchmarks.add(_recorded(SlmBenchmarkResults, SLM_BENCHMARK_RESULTS, row))
     return found
 

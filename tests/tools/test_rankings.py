@@ -216,6 +216,28 @@ def panel_of_tenant(
     return panel(masked(calls), masked(bits), window)
 
 
+def test_a_statement_whose_id_was_there_before_changes_nothing(book: Book) -> None:
+    calls, bits = traffic(random.Random(4))
+    book.call(*calls)
+    book.say(topics.MODEL_QUALITY_OBSERVED, *bits)
+    before = asked(book, None, None, None)
+    other = {"weight_quality": POLICY.weight_cost, "weight_cost": POLICY.weight_quality}
+    assert POLICY.model_copy(update=other) != POLICY
+    book.say(topics.SCORING_POLICY_UPDATED, POLICY, POLICY.model_copy(update=other))
+    book.say(
+        topics.RATE_CARD_UPDATED,
+        *(c.model_copy(update={"price_picousd_per_million": 1, "version": 9}) for c in CARDS),
+    )
+    book.say(topics.SLM_BENCHMARK_RESULTS, ROUGE.model_copy(update={"value": 0.9, "ci_high": 0.95}))
+    again = asked(book, None, None, None)
+    positions = {"inputs"}  # how far was read is another place now
+    assert [r.model_dump(exclude=positions) for r in again] == [
+        r.model_dump(exclude=positions) for r in before
+    ]
+    assert again[0].policy_version == 1
+    assert book.rows("SELECT version FROM policy_versions") == [(1,)]
+
+
 def test_an_earlier_moment_has_its_own_window_and_none_before_the_first_pane(book: Book) -> None:
     calls, bits = traffic(random.Random(4))
     book.call(*calls)
